@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Compiles Kubernetes network policies into verdict tables, and says why for every verdict.
+//!
+//! ```text
+//! text ──manifest──▶ objects ──parse──▶ model (Snapshot) ──compile──▶ Tables ──lower──▶ map images
+//!                                          │                             │
+//!                                          └──reference (the oracle)     └──explain, diff, lint, graph
+//! ```
+//!
+//! The crate is pure: it does no I/O, reads no clock, spawns no thread and never panics on input.
+//! Every stage after text takes values that an earlier stage validated; what could not be validated
+//! is a [`diagnostic::Diagnostic`] beside the result, never a missing result.
+
+#![forbid(unsafe_code)]
+
+pub mod diagnostic;
+pub mod model;
+pub mod snapshot;
+pub mod verdict;
+
+pub use snapshot::Snapshot;
+pub use verdict::{Decision, Flow, Reason, RuleRef, Trace, Verdict};

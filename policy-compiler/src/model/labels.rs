@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Labels and label selectors with the semantics of apimachinery.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+/// `metadata.labels`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Labels(pub BTreeMap<Arc<str>, Arc<str>>);
+
+impl Labels {
+    /// The value of `key`.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).map(|value| &**value)
+    }
+}
+
+impl<K: Into<Arc<str>>, V: Into<Arc<str>>> FromIterator<(K, V)> for Labels {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(iter: I) -> Self {
+        Self(
+            iter.into_iter()
+                .map(|(k, v)| (k.into(), v.into()))
+                .collect(),
+        )
+    }
+}
+
+/// A label selector: all requirements hold. No requirement selects everything
+/// (apimachinery `LabelSelectorAsSelector`).
+///
+/// `matchLabels` entries become [`Operator::In`] with one value; requirements are sorted and free of
+/// duplicates, so equal selectors compare equal however they were written.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Selector {
+    requirements: Vec<Requirement>,
+}
+
+impl Selector {
+    /// Normalises `requirements`.
+    pub fn new(mut requirements: Vec<Requirement>) -> Self {
+        for requirement in &mut requirements {
+            requirement.values.sort();
+            requirement.values.dedup();
+        }
+        requirements.sort();
+        requirements.dedup();
+        Self { requirements }
+    }
+
+    /// The sorted requirements.
+    pub fn requirements(&self) -> &[Requirement] {
+        &self.requirements
+    }
+
+    /// Whether the selector has no requirement.
+    pub fn is_everything(&self) -> bool {
+        self.requirements.is_empty()
+    }
+
+    /// Whether every requirement holds for `labels`.
+    pub fn matches(&self, labels: &Labels) -> bool {
+        self.requirements
+            .iter()
+            .all(|requirement| requirement.matches(labels))
+    }
+}
+
+/// One term of a selector.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Requirement {
+    /// Label key.
+    pub key: Arc<str>,
+    /// How `values` are compared.
+    pub operator: Operator,
+    /// Sorted; empty for [`Operator::Exists`] and [`Operator::DoesNotExist`].
+    pub values: Vec<Arc<str>>,
+}
+
+impl Requirement {
+    /// Whether the requirement holds for `labels` (apimachinery `Requirement.Matches`): `NotIn` also
+    /// holds where the key is absent.
+    pub fn matches(&self, labels: &Labels) -> bool {
+        let value = labels.get(&self.key);
+        let listed = |value| self.values.binary_search_by(|v| (**v).cmp(value)).is_ok();
+        match self.operator {
+            Operator::In => value.is_some_and(listed),
+            Operator::NotIn => !value.is_some_and(listed),
+            Operator::Exists => value.is_some(),
+            Operator::DoesNotExist => value.is_none(),
+        }
+    }
+}
+
+/// Selector operators of `metav1.LabelSelectorRequirement`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Operator {
+    /// The key is present with one of the values.
+    In,
+    /// The key is absent or has none of the values.
+    NotIn,
+    /// The key is present.
+    Exists,
+    /// The key is absent.
+    DoesNotExist,
+}
+
+/// A selector, or the nothing that a selector means which no API server accepts.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Selection {
+    /// What the selector matches.
+    Matching(Selector),
+    /// The selector is invalid: it selects nothing.
+    Nothing,
+}
+
+impl Selection {
+    /// Whether `labels` are selected.
+    pub fn matches(&self, labels: &Labels) -> bool {
+        match self {
+            Self::Matching(selector) => selector.matches(labels),
+            Self::Nothing => false,
+        }
+    }
+}
