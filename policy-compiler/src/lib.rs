@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 pub mod diagnostic;
+pub mod lower;
 pub mod model;
 pub mod snapshot;
 pub mod verdict;

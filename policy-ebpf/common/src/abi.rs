@@ -72,8 +72,10 @@ pub struct Config {
     pub other_timeout: u32,
     /// Kernel ticks per second.
     pub hz: u32,
+    /// Per bank: number of buckets of `HOSTS6` in use minus one; the number is a power of two.
+    pub hosts6_mask: [u32; 2],
     /// Zero.
-    pub _pad: [u32; 4],
+    pub _pad: [u32; 2],
 }
 const _: () = assert!(size_of::<Config>() == 64 && align_of::<Config>() == 4);
 
@@ -195,6 +197,19 @@ pub struct HostBucket {
     pub _pad: u32,
 }
 const _: () = assert!(size_of::<HostBucket>() == 64);
+
+/// The two buckets an address may be in, before masking with [`Config::hosts6_mask`].
+#[inline(always)]
+pub const fn host_buckets(key: [u32; 4]) -> [u32; 2] {
+    // Multiply-and-fold: enough to spread addresses that differ in few bits, cheap in BPF.
+    let low = (key[0] as u64) << 32 | key[1] as u64;
+    let high = (key[2] as u64) << 32 | key[3] as u64;
+    let mut hash =
+        low.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ high.wrapping_mul(0xc2b2_ae3d_27d4_eb4f);
+    hash ^= hash >> 29;
+    hash = hash.wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    [(hash >> 32) as u32, hash as u32]
+}
 
 /// Thirty-two [`RowEntry`]s. Row `r` starts at chunk `r * Config::row_chunks`.
 #[derive(
