@@ -38,8 +38,10 @@ pub struct Image {
 pub struct EndpointImage {
     /// [`policy_ebpf_common::abi::Endpoint::rows`].
     pub rows: u32,
-    /// [`policy_ebpf_common::abi::Endpoint::own`].
-    pub own: u32,
+    /// [`policy_ebpf_common::abi::Endpoint::own4`].
+    pub own4: u32,
+    /// [`policy_ebpf_common::abi::Endpoint::own6`].
+    pub own6: u32,
     /// [`policy_ebpf_common::abi::Endpoint::classes`].
     pub classes: u32,
     /// The pod's IPv4 address.

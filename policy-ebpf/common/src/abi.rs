@@ -103,9 +103,11 @@ pub struct Endpoint {
     /// Per bank: row for ingress in the low half, for egress in the high half; row 0 means that no
     /// policy of any tier concerns the pod in that direction.
     pub rows: [u32; 2],
-    /// Per bank: [`RowEntry`] for traffic of the pod to itself through a Service, ingress in the low
-    /// half, egress in the high half.
-    pub own: [u32; 2],
+    /// Per bank: [`RowEntry`] for IPv4 traffic of the pod to itself through a Service, ingress in the
+    /// low half, egress in the high half.
+    pub own4: [u32; 2],
+    /// As `own4`, for IPv6.
+    pub own6: [u32; 2],
     /// Per bank: class of the pod as a peer, by its IPv4 address in the low half, by its IPv6
     /// address in the high half.
     pub classes: [u32; 2],
@@ -113,8 +115,6 @@ pub struct Endpoint {
     pub ipv4: [u8; 4],
     /// The pod's IPv6 address in network order, or zero.
     pub ipv6: [u8; 16],
-    /// Zero.
-    pub _pad: [u32; 2],
 }
 const _: () = assert!(size_of::<Endpoint>() == 64 && align_of::<Endpoint>() == 4);
 
