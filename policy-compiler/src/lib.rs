@@ -16,6 +16,7 @@
 pub mod diagnostic;
 pub mod lower;
 pub mod model;
+pub mod reference;
 pub mod snapshot;
 pub mod verdict;
 
