@@ -121,11 +121,9 @@ impl Snapshot {
             })
     }
 
-    /// The first node by name that `address` belongs to.
+    /// The first node by name that `address` belongs to ([`Node::owns`]).
     pub fn node_at(&self, address: IpAddr) -> Option<&Arc<Node>> {
-        self.nodes
-            .values()
-            .find(|node| node.addresses.contains(&address))
+        self.nodes.values().find(|node| node.owns(address))
     }
 
     /// The addresses learned for any name that `patterns` cover.

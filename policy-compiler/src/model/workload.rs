@@ -31,6 +31,27 @@ pub struct Node {
     pub pod_cidrs: Vec<IpNet>,
 }
 
+impl Node {
+    /// Whether `address` is the node's own: one of its status, or the first host of a pod CIDR, which is
+    /// the bridge through which the node's stack talks to its pods.
+    pub fn owns(&self, address: IpAddr) -> bool {
+        self.addresses.contains(&address)
+            || self
+                .pod_cidrs
+                .iter()
+                .any(|cidr| gateway(*cidr) == Some(address))
+    }
+}
+
+/// The address after the network address, if the block has one.
+fn gateway(cidr: IpNet) -> Option<IpAddr> {
+    let gateway = match cidr.network() {
+        IpAddr::V4(network) => IpAddr::V4(u32::from(network).checked_add(1)?.into()),
+        IpAddr::V6(network) => IpAddr::V6(u128::from(network).checked_add(1)?.into()),
+    };
+    cidr.contains(&gateway).then_some(gateway)
+}
+
 /// Namespace and name of a pod.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PodKey {
