@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The node agent: what keeps the tables in the kernel equal to what the policies say.
+//! The node agent: finds this node's pods, compiles their policies and keeps the kernel's tables so.
 //!
 //! ```text
-//! folder of YAML ──┐
-//!                  ├─▶ index ──▶ compile ──▶ datapath ──▶ maps and programs
-//! API server ──────┘                └──▶ status
+//! folder of YAML ─▶ folder ──┐                            ┌─▶ datapath ─▶ BPF maps and programs
+//! Kubernetes API ─▶ index  ──┴▶ Snapshot ─▶ engine ───────┤
+//! network namespaces ─▶ net ─▶ pod interfaces ─▶ engine ──┘
 //! ```
+
+pub mod args;
+pub mod net;
+pub mod run;
+pub mod telemetry;

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Network namespaces, and the interfaces that join them to the node.
+
+mod link;
+mod netlink;
+mod netns;
+mod peer;
+mod watch;
+
+pub use link::Link;
+pub use netlink::{NetError, Netlink, Route};
+pub use netns::Netns;
+pub use peer::{PodInterface, pod_interfaces};
+pub use watch::{LinkEvent, LinkWatch};
