@@ -13,9 +13,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod compile;
 pub mod diagnostic;
 pub mod lower;
 pub mod model;
+pub mod portmap;
+pub mod reach;
 pub mod reference;
 pub mod snapshot;
 pub mod verdict;

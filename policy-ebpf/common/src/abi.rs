@@ -200,6 +200,10 @@ const _: () = assert!(size_of::<HostBucket>() == 64);
 
 /// The two buckets an address may be in, before masking with [`Config::hosts6_mask`].
 #[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "each half of the hash is one bucket"
+)]
 pub const fn host_buckets(key: [u32; 4]) -> [u32; 2] {
     // Multiply-and-fold: enough to spread addresses that differ in few bits, cheap in BPF.
     let low = (key[0] as u64) << 32 | key[1] as u64;
@@ -280,7 +284,7 @@ pub const PORT_PROTOCOL_OTHER: u32 = 3;
 /// The position of a packet in a [`PortSet`].
 #[inline(always)]
 pub const fn port_key(protocol: u32, port: u16) -> u32 {
-    protocol << 16 | port as u32
+    (protocol << 16) | port as u32
 }
 
 /// A verdict with its reason, in one word: action (2 bits), tier (2), audit (1), reason id (27).
