@@ -21,6 +21,8 @@ pub mod portmap;
 pub mod reach;
 pub mod reference;
 pub mod snapshot;
+#[cfg(feature = "strategies")]
+pub mod strategies;
 pub mod verdict;
 
 pub use snapshot::Snapshot;

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Random clusters, policies and flows, made so that they meet: what to generate, and how much of it.
+//!
+//! Everything is drawn from small pools, so that selectors select, blocks contain, ports collide and
+//! names tie. Ports and addresses sit on and beside the boundaries that policies draw.
+//!
+//! ```text
+//! Settings ──snapshot──▶ Snapshot ──┐
+//!                                   ├──Probe::place──▶ Flow
+//!            probe ─────────────────┘
+//! ```
+
+mod cluster;
+mod flows;
+mod policies;
+mod pools;
+
+use proptest::{collection::vec, option, prelude::*};
+
+pub use cluster::{domains, namespace_labels, node, options, pod, service};
+pub use flows::{Probe, flow, interesting_addresses, interesting_ports, probe};
+pub use policies::{
+    admin_policy, admin_rule, baseline_policy, cluster_policy, network_policy, network_rule,
+};
+
+use crate::{snapshot::Snapshot, verdict::Flow};
+
+/// Upper bounds and switches of what is generated. Bounds are inclusive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent switches of a generator"
+)]
+pub struct Settings {
+    /// Namespaces that may have objects, at most [`Settings::MAX_NAMESPACES`].
+    pub namespaces: usize,
+    /// Nodes, at most [`Settings::MAX_NODES`].
+    pub nodes: usize,
+    /// Pods; fewer where names collide.
+    pub pods: usize,
+    /// Services.
+    pub services: usize,
+    /// NetworkPolicies.
+    pub network_policies: usize,
+    /// AdminNetworkPolicies and ClusterNetworkPolicies, each.
+    pub admin_policies: usize,
+    /// Rules per direction of a policy.
+    pub rules: usize,
+    /// Peers per rule.
+    pub peers: usize,
+    /// Ports per rule.
+    pub ports: usize,
+    /// IPv6 beside IPv4.
+    pub dual_stack: bool,
+    /// Rules that fail closed, invalid selectors and entries.
+    pub broken: bool,
+    /// Rules with domain names, and learned addresses.
+    pub domains: bool,
+    /// Pods that claim an address somebody else claims too.
+    pub contested_addresses: bool,
+}
+
+impl Settings {
+    /// How many namespaces the pools hold.
+    pub const MAX_NAMESPACES: usize = pools::NAMESPACES.len();
+    /// How many nodes the pools hold.
+    pub const MAX_NODES: usize = pools::NODES.len();
+}
+
+impl Default for Settings {
+    /// Worlds that compile in well under a millisecond and still let every part meet every other.
+    fn default() -> Self {
+        Self {
+            namespaces: 3,
+            nodes: 2,
+            pods: 5,
+            services: 1,
+            network_policies: 3,
+            admin_policies: 2,
+            rules: 2,
+            peers: 2,
+            ports: 2,
+            dual_stack: true,
+            broken: true,
+            domains: true,
+            contested_addresses: true,
+        }
+    }
+}
+
+/// A cluster with its policies.
+pub fn snapshot(settings: Settings) -> impl Strategy<Value = Snapshot> {
+    let cluster = (
+        vec(
+            option::weighted(0.8, namespace_labels()),
+            settings.namespaces,
+        ),
+        vec(node(), 1..=settings.nodes.max(1)),
+        vec(pod(settings), 1..=settings.pods.max(1)),
+        vec(service(settings), 0..=settings.services),
+        domains(settings),
+        options(),
+    );
+    let policies = (
+        vec(network_policy(settings), 0..=settings.network_policies),
+        vec(admin_policy(settings), 0..=settings.admin_policies),
+        vec(cluster_policy(settings), 0..=settings.admin_policies),
+        option::of(baseline_policy(settings)),
+    );
+    (cluster, policies).prop_map(|(cluster, policies)| {
+        let (namespaces, nodes, pods, services, domains, options) = cluster;
+        let (network, admin, cluster, baseline) = policies;
+        let mut snapshot = Snapshot {
+            domains,
+            options,
+            ..Snapshot::default()
+        };
+        for (name, labels) in pools::NAMESPACES.iter().zip(namespaces) {
+            if let Some(labels) = labels {
+                snapshot.insert_namespace(name, labels);
+            }
+        }
+        for node in nodes {
+            snapshot.insert_node(node);
+        }
+        for pod in pods {
+            snapshot.insert_pod(pod);
+        }
+        for service in services {
+            snapshot.insert_service(service);
+        }
+        for policy in network {
+            snapshot.insert_network_policy(policy);
+        }
+        for policy in admin.into_iter().chain(cluster).chain(baseline) {
+            snapshot.insert_admin_policy(policy);
+        }
+        snapshot
+    })
+}
+
+/// A cluster and `flows` flows in it.
+pub fn world(settings: Settings, flows: usize) -> impl Strategy<Value = (Snapshot, Vec<Flow>)> {
+    (snapshot(settings), vec(probe(), flows)).prop_map(|(snapshot, probes)| {
+        let ports = interesting_ports(&snapshot);
+        let addresses = interesting_addresses(&snapshot);
+        let flows = probes.iter();
+        let flows = flows.map(|probe| probe.place(&snapshot, &addresses, &ports));
+        let flows = flows.collect();
+        (snapshot, flows)
+    })
+}
