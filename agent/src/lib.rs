@@ -8,6 +8,9 @@
 //! ```
 
 pub mod args;
+pub mod demo;
+pub mod folder;
 pub mod net;
+pub mod reason;
 pub mod run;
 pub mod telemetry;
