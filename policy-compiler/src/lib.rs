@@ -17,6 +17,7 @@ pub mod compile;
 pub mod diagnostic;
 pub mod lower;
 pub mod model;
+pub mod partial;
 pub mod portmap;
 pub mod reach;
 pub mod reference;

@@ -59,7 +59,11 @@ impl<T> PortMap<T> {
 
     /// The value of a packet.
     pub fn at(&self, protocol: Protocol, port: u16) -> &T {
-        let key = key_of(protocol, port);
+        self.at_key(key_of(protocol, port))
+    }
+
+    /// The value at a key below [`KEY_END`].
+    pub fn at_key(&self, key: u32) -> &T {
         let run = self
             .runs
             .partition_point(|(start, _)| *start <= key)
@@ -168,6 +172,66 @@ impl PortMap<bool> {
         self.as_uniform() == Some(&true)
     }
 
+    /// The set of these ranges.
+    pub fn of(ranges: impl IntoIterator<Item = (Protocol, PortRange)>) -> Self {
+        let mut spans: Vec<(u32, u32)> = ranges
+            .into_iter()
+            .filter(|(_, ports)| ports.start <= ports.end)
+            .map(|(protocol, ports)| keys_of(protocol, ports))
+            .collect();
+        spans.sort_unstable();
+        let mut runs = vec![(0, false)];
+        let mut covered = 0;
+        for (start, end) in spans {
+            if start > covered {
+                runs.extend([(covered, false), (start, true)]);
+            } else if covered == 0 {
+                runs.push((0, true));
+            }
+            covered = covered.max(end);
+        }
+        runs.push((covered, false));
+        let mut last_at: Vec<(u32, bool)> = Vec::with_capacity(runs.len());
+        for run in runs.into_iter().filter(|(start, _)| *start < KEY_END) {
+            last_at.pop_if(|(start, _)| *start == run.0);
+            last_at.push(run);
+        }
+        Self::from_runs(last_at)
+    }
+
+    /// What is in either set.
+    #[must_use]
+    pub fn union(&self, that: &Self) -> Self {
+        self.zip(that, |a, b| *a || *b)
+    }
+
+    /// What is in both sets.
+    #[must_use]
+    pub fn intersection(&self, that: &Self) -> Self {
+        self.zip(that, |a, b| *a && *b)
+    }
+
+    /// What is in this set and not in `that`.
+    #[must_use]
+    pub fn minus(&self, that: &Self) -> Self {
+        self.zip(that, |a, b| *a && !*b)
+    }
+
+    /// Whether `that` has nothing that this set lacks.
+    pub fn covers(&self, that: &Self) -> bool {
+        that.minus(self).is_empty()
+    }
+
+    /// Some element, if there is one: the lowest port other than 0 of the first protocol.
+    pub fn example(&self) -> Option<(Protocol, u16)> {
+        self.ranges()
+            .find(|(protocol, ports)| *protocol == Protocol::Other || ports.end > 0)
+            .map(|(protocol, ports)| match protocol {
+                Protocol::Other => (protocol, 0),
+                Protocol::Tcp | Protocol::Udp | Protocol::Sctp => (protocol, ports.start.max(1)),
+            })
+    }
+
     /// The ranges in the set.
     pub fn ranges(&self) -> impl Iterator<Item = (Protocol, PortRange)> + '_ {
         self.segments()
@@ -222,7 +286,42 @@ fn port_of(offset: u32) -> u16 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn ranges() -> impl Strategy<Value = Vec<(Protocol, PortRange)>> {
+        let span = (0u16..40, 0u16..10).prop_map(|(start, len)| PortRange {
+            start,
+            end: start + len,
+        });
+        let range = prop_oneof![6 => span, 1 => Just(PortRange::ALL)];
+        let protocol = prop::sample::select(Protocol::ALL.to_vec());
+        prop::collection::vec((protocol, range), 0..6)
+    }
+
+    proptest! {
+        #[test]
+        fn algebra_agrees_with_membership(of_a in ranges(), of_b in ranges()) {
+            let (a, b) = (PortSet::of(of_a.clone()), PortSet::of(of_b));
+            let (union, minus, both) = (a.union(&b), a.minus(&b), a.intersection(&b));
+            for protocol in Protocol::ALL {
+                for port in (0..60).chain([u16::MAX]) {
+                    let (in_a, in_b) = (*a.at(protocol, port), *b.at(protocol, port));
+                    let listed = of_a.iter().any(|(listed, range)| {
+                        *listed == protocol && (protocol == Protocol::Other || range.contains(port))
+                    });
+                    prop_assert_eq!(in_a, listed);
+                    prop_assert_eq!(*union.at(protocol, port), in_a || in_b);
+                    prop_assert_eq!(*minus.at(protocol, port), in_a && !in_b);
+                    prop_assert_eq!(*both.at(protocol, port), in_a && in_b);
+                }
+            }
+            prop_assert!(union.covers(&a));
+            prop_assert!(a.covers(&minus));
+            prop_assert_eq!(minus.union(&both), a);
+        }
+    }
 
     #[test]
     fn segments_cut_runs_at_protocols() {

@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What can be said about a flow when facts are missing? Verdicts of three values, with the facts
+//! that would settle the third.
+//!
+//! Manifests that never met a cluster do not say which addresses pods have or which node they run
+//! on, and a policy may hold something no engine can read. An [`Outcome`] is definite only if every
+//! way of supplying what is missing gives the same verdict.
+
+mod classes;
+mod decide;
+mod index;
+mod party;
+
+use std::fmt;
+
+use crate::{
+    diagnostic::{Diagnostic, Location, Severity},
+    model::{Direction, PolicyKind, PolicyRef, Tier},
+    portmap::{PortMap, PortSet},
+    snapshot::Snapshot,
+    verdict::{Decision, Reason, RuleRef, Verdict},
+};
+
+pub use classes::Class;
+pub use index::{Evaluator, PolicyId, RuleId};
+pub use party::Party;
+
+/// Whether something holds, as far as the facts go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tri {
+    /// It does not hold, whatever is missing.
+    No,
+    /// Missing facts decide.
+    Maybe(Fact),
+    /// It holds, whatever is missing.
+    Yes,
+}
+
+/// A fact that would settle a verdict, relative to the two ends of a direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fact {
+    /// The address of the peer.
+    PeerAddress,
+    /// The name, labels or addresses of the peer, which is a node.
+    PeerNode,
+    /// The node of the subject or of the peer.
+    SubjectNode,
+    /// What a policy says that cannot be read; an index into [`Evaluator::doubts`].
+    Doubt(u32),
+}
+
+/// Switches for what cluster networks do differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Assumptions {
+    /// `ipBlock` and `networks` match pods by their addresses.
+    pub blocks_match_pods: bool,
+}
+
+impl Default for Assumptions {
+    fn default() -> Self {
+        Self {
+            blocks_match_pods: true,
+        }
+    }
+}
+
+/// A policy, or a rule of one, whose meaning is unknown because it cannot be read as written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doubt {
+    /// The object.
+    pub policy: PolicyRef,
+    /// How far the doubt reaches.
+    pub extent: Extent,
+    /// What is wrong.
+    pub why: String,
+    /// Where it is written.
+    pub at: Option<Location>,
+}
+
+/// How much of a policy cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Everything: it may select any pod and do anything, at any priority.
+    Whole,
+    /// One direction: the pods it selects are known, what it does to them is not.
+    Direction(Direction),
+    /// One rule.
+    Rule(Direction, u32),
+}
+
+impl Doubt {
+    /// The doubts that the errors among `diagnostics` cast on policies.
+    pub fn from_diagnostics(diagnostics: &[Diagnostic]) -> Vec<Self> {
+        diagnostics
+            .iter()
+            .filter(|diagnostic| diagnostic.severity == Severity::Error)
+            .filter_map(|diagnostic| {
+                let object = diagnostic.object.as_ref()?;
+                let kind = match &*object.kind {
+                    "NetworkPolicy" => PolicyKind::NetworkPolicy,
+                    "AdminNetworkPolicy" => PolicyKind::AdminNetworkPolicy,
+                    "BaselineAdminNetworkPolicy" => PolicyKind::BaselineAdminNetworkPolicy,
+                    "ClusterNetworkPolicy" => PolicyKind::ClusterNetworkPolicy,
+                    _ => return None,
+                };
+                let namespaced = kind == PolicyKind::NetworkPolicy;
+                Some(Self {
+                    policy: PolicyRef {
+                        kind,
+                        namespace: namespaced
+                            .then(|| object.namespace.clone().unwrap_or_else(|| "default".into())),
+                        name: object.name.clone(),
+                    },
+                    extent: Extent::of(&diagnostic.path),
+                    why: diagnostic.message.clone(),
+                    at: diagnostic.at.clone(),
+                })
+            })
+            .collect()
+    }
+}
+
+impl Extent {
+    fn of(path: &str) -> Self {
+        for direction in Direction::BOTH {
+            let Some(rest) = path
+                .strip_prefix("spec.")
+                .and_then(|rest| rest.strip_prefix(&direction.to_string()))
+            else {
+                continue;
+            };
+            let index = rest
+                .strip_prefix('[')
+                .and_then(|rest| rest.split(']').next())
+                .and_then(|index| index.parse().ok());
+            return match index {
+                Some(index) => Self::Rule(direction, index),
+                None if rest.is_empty() || rest.starts_with('.') => Self::Direction(direction),
+                None => Self::Whole,
+            };
+        }
+        Self::Whole
+    }
+}
+
+/// Why a direction was decided, compactly; [`Evaluator::decision`] spells it out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Cause {
+    /// A rule matched.
+    Rule(RuleId),
+    /// A rule that cannot be interpreted denies everything.
+    FailClosed(RuleId),
+    /// NetworkPolicies select the subject and admit nothing of the kind.
+    Isolated,
+    /// Traffic of the pod's own node.
+    LocalNode,
+    /// A pod is not kept from itself.
+    SelfTraffic,
+    /// The subject is no pod that policies can select.
+    NotASubject,
+    /// No policy had an opinion.
+    Default,
+}
+
+/// The verdict of one direction for a set of ports.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Outcome {
+    /// Every completion of the facts gives this verdict.
+    Decided {
+        /// Allow or Deny.
+        verdict: Verdict,
+        /// The tier that decided.
+        tier: Tier,
+        /// What decided.
+        cause: Cause,
+        /// The Pass rules met before: Admin, Baseline.
+        passed: [Option<RuleId>; 2],
+    },
+    /// Completions disagree; the facts that would settle it, sorted.
+    Unknown(Vec<Fact>),
+}
+
+impl Outcome {
+    /// The verdict, if it is definite.
+    pub fn verdict(&self) -> Option<Verdict> {
+        match self {
+            Self::Decided { verdict, .. } => Some(*verdict),
+            Self::Unknown(_) => None,
+        }
+    }
+}
+
+/// Both directions of a connection, each a partition of all protocols and ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// The source's side.
+    pub egress: PortMap<Outcome>,
+    /// The destination's side.
+    pub ingress: PortMap<Outcome>,
+}
+
+impl Connection {
+    /// The verdict of every protocol and port, where it is definite.
+    pub fn verdicts(&self) -> PortMap<Option<Verdict>> {
+        self.egress.zip(&self.ingress, |egress, ingress| {
+            match (egress.verdict(), ingress.verdict()) {
+                (Some(Verdict::Deny), _) | (_, Some(Verdict::Deny)) => Some(Verdict::Deny),
+                (Some(Verdict::Allow), Some(Verdict::Allow)) => Some(Verdict::Allow),
+                (None, _) | (_, None) => None,
+            }
+        })
+    }
+
+    /// The protocols and ports that certainly get through.
+    pub fn allowed(&self) -> PortSet {
+        self.verdicts()
+            .map(|verdict| *verdict == Some(Verdict::Allow))
+    }
+
+    /// The protocols and ports whose verdict depends on missing facts.
+    pub fn unknown(&self) -> PortSet {
+        self.verdicts().map(Option::is_none)
+    }
+
+    /// The partition of one direction.
+    pub fn side(&self, direction: Direction) -> &PortMap<Outcome> {
+        match direction {
+            Direction::Egress => &self.egress,
+            Direction::Ingress => &self.ingress,
+        }
+    }
+}
+
+impl<'a> Evaluator<'a> {
+    /// Spells out a definite outcome for `subject`; `None` if it is unknown.
+    pub fn decision(
+        &self,
+        direction: Direction,
+        subject: &Party,
+        outcome: &Outcome,
+    ) -> Option<Decision> {
+        let Outcome::Decided {
+            verdict,
+            tier,
+            cause,
+            passed,
+        } = outcome
+        else {
+            return None;
+        };
+        let reason = match cause {
+            Cause::Rule(rule) => Reason::Rule(self.rule_ref(*rule)),
+            Cause::FailClosed(rule) => Reason::FailClosed(self.rule_ref(*rule)),
+            Cause::Isolated => Reason::Isolated(self.isolating(direction, subject)),
+            Cause::LocalNode => Reason::LocalNode,
+            Cause::SelfTraffic => Reason::SelfTraffic,
+            Cause::NotASubject => Reason::NotASubject,
+            Cause::Default => Reason::Default,
+        };
+        Some(Decision {
+            verdict: *verdict,
+            tier: *tier,
+            reason,
+            passed: passed
+                .iter()
+                .flatten()
+                .map(|rule| self.rule_ref(*rule))
+                .collect(),
+        })
+    }
+
+    /// The NetworkPolicies that isolate `subject` in `direction`, by name.
+    pub fn isolating(&self, direction: Direction, subject: &Party) -> Vec<PolicyRef> {
+        subject
+            .side(direction)
+            .isolating
+            .iter()
+            .map(|policy| self.policy(*policy).reference.clone())
+            .collect()
+    }
+
+    /// One missing fact in words.
+    pub fn describe(&self, fact: Fact, subject: &Party, peer: &Party) -> String {
+        match fact {
+            Fact::PeerAddress => format!("the address of {peer}"),
+            Fact::PeerNode => format!("name, labels and addresses of the node of {peer}"),
+            Fact::SubjectNode => format!("the node of {subject}"),
+            Fact::Doubt(index) => match self.doubts().get(index as usize) {
+                None => "a policy that cannot be read".to_owned(),
+                Some(doubt) => match &doubt.at {
+                    Some(at) => format!("what {} means ({at}: {})", doubt.policy, doubt.why),
+                    None => format!("what {} means ({})", doubt.policy, doubt.why),
+                },
+            },
+        }
+    }
+
+    /// The snapshot that is evaluated.
+    pub fn snapshot(&self) -> &'a Snapshot {
+        self.snapshot
+    }
+
+    fn rule_ref(&self, rule: RuleId) -> RuleRef {
+        self.rule(rule).reference.clone()
+    }
+}
+
+impl fmt::Display for Party {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.asked.fmt(f)
+    }
+}

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which ends are alike? Endpoints that no policy of the snapshot can tell apart.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use fixedbitset::FixedBitSet;
+
+use super::{
+    index::Evaluator,
+    party::{Address, Identity, Party, Side},
+};
+use crate::{
+    model::{ContainerPort, Direction, Family, Labels, Protocol},
+    verdict::Endpoint,
+};
+
+/// Endpoints with the same verdicts toward and from everybody, except toward themselves.
+#[derive(Debug)]
+pub struct Class {
+    /// Sorted.
+    pub members: Vec<Endpoint>,
+    /// Stands for every member.
+    pub party: Party,
+    /// A second member, for flows inside the class.
+    pub other: Option<Party>,
+}
+
+impl Evaluator<'_> {
+    /// Groups `endpoints`, in order of the first member of each class.
+    pub fn classes(&self, endpoints: &[Endpoint], family: Option<Family>) -> Vec<Class> {
+        let mut alike: BTreeMap<Look<'_>, Vec<Endpoint>> = BTreeMap::new();
+        let mut loose: Vec<Endpoint> = Vec::new();
+        for endpoint in endpoints {
+            match self.look(endpoint) {
+                Some(look) => alike.entry(look).or_default().push(endpoint.clone()),
+                None => loose.push(endpoint.clone()),
+            }
+        }
+        let mut classes: BTreeMap<Key, Class> = BTreeMap::new();
+        let groups = alike
+            .into_values()
+            .chain(loose.into_iter().map(|end| vec![end]));
+        for members in groups {
+            let Some(first) = members.first() else {
+                continue;
+            };
+            let party = self.party(first, family);
+            let key = self.key(&party);
+            classes
+                .entry(key)
+                .or_insert_with(|| Class {
+                    members: Vec::new(),
+                    party,
+                    other: None,
+                })
+                .members
+                .extend(members);
+        }
+        let mut classes: Vec<Class> = classes.into_values().collect();
+        for class in &mut classes {
+            class.members.sort();
+            class.members.dedup();
+            let mut members = class.members.iter();
+            if let Some(first) = members.next() {
+                class.party = self.party(first, family);
+            }
+            class.other = members.next().map(|other| self.party(other, family));
+        }
+        classes.sort_by(|a, b| a.members.cmp(&b.members));
+        classes
+    }
+
+    /// What tells pods apart before any policy is looked at, for pods whose address plays no part:
+    /// cheap to compare, so that large sets of replicas are matched once.
+    fn look<'s>(&'s self, endpoint: &'s Endpoint) -> Option<Look<'s>> {
+        let Endpoint::Pod(key) = endpoint else {
+            return None;
+        };
+        let pod = self.snapshot.pods.get(key)?;
+        let plain = pod.is_policed() && (pod.addresses.is_empty() || !self.has_addresses());
+        plain.then(|| Look {
+            namespace: &key.namespace,
+            labels: &pod.labels,
+            ports: &pod.ports,
+            node: Place::of(pod.node.as_ref(), self.node_matters(pod.node.as_ref())),
+            families: pod
+                .addresses
+                .iter()
+                .map(std::net::IpAddr::is_ipv4)
+                .collect(),
+        })
+    }
+
+    /// Whether some peer of some rule is told by its address.
+    fn has_addresses(&self) -> bool {
+        self.terms.iter().any(super::index::Term::is_by_address)
+    }
+
+    /// Whether flows from a node's own stack are asked about, so that a pod's node matters.
+    fn node_matters(&self, node: Option<&Arc<str>>) -> bool {
+        self.snapshot
+            .pods
+            .values()
+            .any(|pod| pod.host_network && (node.is_none() || pod.node.as_ref() == node))
+    }
+
+    fn key(&self, party: &Party) -> Key {
+        let (pod, node) = match &party.identity {
+            Identity::Pod(pod) => {
+                let isolated = Direction::BOTH.iter().any(|way| party.is_isolated(*way));
+                let matters = isolated && self.node_matters(pod.node.as_ref());
+                (Some(pod), Place::of(pod.node.clone(), matters))
+            }
+            Identity::Node(node) => (None, Place::of(node.clone(), true)),
+            Identity::External => (None, Place::Irrelevant),
+        };
+        let mut ports: Vec<ContainerPort> = pod
+            .iter()
+            .flat_map(|pod| &pod.ports)
+            .filter(|port| {
+                port.name
+                    .as_ref()
+                    .is_some_and(|name| self.port_names.binary_search(name).is_ok())
+            })
+            .cloned()
+            .collect();
+        ports.sort();
+        ports.dedup();
+        Key {
+            kind: match party.identity {
+                Identity::Pod(_) => 0,
+                Identity::Node(_) => 1,
+                Identity::External => 2,
+            },
+            known: match party.address {
+                Address::Known(_) => 0,
+                Address::Unknown(_) => 1,
+                Address::Missing => 2,
+            },
+            node,
+            ports: ports
+                .into_iter()
+                .map(|port| (port.name, port.protocol, port.number))
+                .collect(),
+            matches: party.matches.clone(),
+            may_match: party.may_match.clone(),
+            ingress: party.ingress.clone(),
+            egress: party.egress.clone(),
+        }
+    }
+}
+
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Look<'s> {
+    namespace: &'s str,
+    labels: &'s Labels,
+    ports: &'s [ContainerPort],
+    node: Place<&'s Arc<str>>,
+    families: Vec<bool>,
+}
+
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    kind: u8,
+    known: u8,
+    node: Place<Arc<str>>,
+    ports: Vec<(Option<Arc<str>>, Protocol, u16)>,
+    matches: FixedBitSet,
+    may_match: FixedBitSet,
+    ingress: Side,
+    egress: Side,
+}
+
+/// The node of an end, where it can make a difference.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Place<T> {
+    Irrelevant,
+    Unknown,
+    On(T),
+}
+
+impl<T> Place<T> {
+    fn of(node: Option<T>, matters: bool) -> Self {
+        match node {
+            _ if !matters => Self::Irrelevant,
+            None => Self::Unknown,
+            Some(node) => Self::On(node),
+        }
+    }
+}

@@ -1,0 +1,362 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which verdicts are possible? First match over three-valued rules, per segment of ports.
+
+use std::borrow::Cow;
+
+use super::{
+    Cause, Connection, Fact, Outcome, Tri,
+    index::{Evaluator, RuleId},
+    party::{Entry, Identity, Party},
+};
+use crate::{
+    model::{Action, Direction, Tier},
+    portmap::{PortMap, PortSet},
+    verdict::Verdict,
+};
+
+impl Evaluator<'_> {
+    /// Decides both directions of a connection. `via_service` matters only for a pod that connects to
+    /// itself.
+    pub fn connection(&self, source: &Party, destination: &Party, via_service: bool) -> Connection {
+        Connection {
+            egress: self.direction(Direction::Egress, source, destination, via_service),
+            ingress: self.direction(Direction::Ingress, destination, source, via_service),
+        }
+    }
+
+    /// Decides one direction for every protocol and port.
+    pub fn direction(
+        &self,
+        direction: Direction,
+        subject: &Party,
+        peer: &Party,
+        via_service: bool,
+    ) -> PortMap<Outcome> {
+        let Identity::Pod(pod) = &subject.identity else {
+            return PortMap::uniform(certain(Cause::NotASubject));
+        };
+        let itself = peer.pod().is_some_and(|peer| peer.key == pod.key);
+        if itself && !via_service {
+            return PortMap::uniform(certain(Cause::SelfTraffic));
+        }
+        let destination = match direction {
+            Direction::Egress => peer,
+            Direction::Ingress => subject,
+        };
+        let side = subject.side(direction);
+        let question = Question {
+            admin: self.matched_entries(&side.admin, peer, destination),
+            isolated: !side.isolating.is_empty(),
+            local: match direction {
+                Direction::Ingress => is_own_node(subject, peer),
+                Direction::Egress if self.snapshot.options.local_node_egress => {
+                    is_own_node(subject, peer)
+                }
+                Direction::Egress => Tri::No,
+            },
+            itself,
+            network: side
+                .network
+                .iter()
+                .filter_map(|rule| self.matched_rule(*rule, peer, destination))
+                .collect(),
+            network_doubts: &side.network_doubts,
+            baseline: self.matched_entries(&side.baseline, peer, destination),
+        };
+        question.answer()
+    }
+
+    fn matched_entries<'e>(
+        &'e self,
+        entries: &[Entry],
+        peer: &Party,
+        destination: &Party,
+    ) -> Vec<Step<'e>> {
+        entries
+            .iter()
+            .filter_map(|entry| match entry {
+                Entry::Rule(rule) => self.matched_rule(*rule, peer, destination),
+                Entry::Doubt(doubt) => Some(Step::anything(*doubt)),
+            })
+            .collect()
+    }
+
+    fn matched_rule<'e>(
+        &'e self,
+        id: RuleId,
+        peer: &Party,
+        destination: &Party,
+    ) -> Option<Step<'e>> {
+        let rule = self.rule(id);
+        if let Some(doubt) = rule.doubt {
+            return Some(match rule.reference.tier {
+                // A rule of a NetworkPolicy can only admit.
+                Tier::NetworkPolicy => Step {
+                    ports: None,
+                    holds: Tri::Maybe(Fact::Doubt(doubt)),
+                    act: Act::Rule(id, Action::Allow),
+                },
+                Tier::Admin | Tier::Baseline | Tier::Default => Step::anything(doubt),
+            });
+        }
+        if rule.closed {
+            return match rule.action {
+                Action::Allow => None,
+                Action::Deny | Action::Pass => Some(Step {
+                    ports: None,
+                    holds: Tri::Yes,
+                    act: Act::Closed(id),
+                }),
+            };
+        }
+        let holds = match &rule.peers {
+            None => Tri::Yes,
+            Some(peers) => peers
+                .iter()
+                .map(|term| peer.term(*term, self.term(*term)))
+                .max()
+                .unwrap_or(Tri::No),
+        };
+        if holds == Tri::No {
+            return None;
+        }
+        let ports = match rule.ports.toward(destination) {
+            Some(ports) => Cow::Owned(ports),
+            None => Cow::Borrowed(&rule.ports.fixed),
+        };
+        Some(Step {
+            ports: (!ports.is_full()).then_some(ports),
+            holds,
+            act: Act::Rule(id, rule.action),
+        })
+    }
+}
+
+/// One direction of one pair of ends, reduced to what can match.
+struct Question<'e> {
+    admin: Vec<Step<'e>>,
+    isolated: bool,
+    local: Tri,
+    itself: bool,
+    network: Vec<Step<'e>>,
+    network_doubts: &'e [u32],
+    baseline: Vec<Step<'e>>,
+}
+
+/// A rule that the peer matches, or may match.
+struct Step<'e> {
+    /// `None` is every protocol and port.
+    ports: Option<Cow<'e, PortSet>>,
+    holds: Tri,
+    act: Act,
+}
+
+#[derive(Clone, Copy)]
+enum Act {
+    Rule(RuleId, Action),
+    Closed(RuleId),
+    /// Allow or Deny, nobody knows.
+    Anything,
+}
+
+impl Step<'_> {
+    fn anything(doubt: u32) -> Self {
+        Step {
+            ports: None,
+            holds: Tri::Maybe(Fact::Doubt(doubt)),
+            act: Act::Anything,
+        }
+    }
+
+    fn holds_at(&self, key: u32) -> Tri {
+        match &self.ports {
+            Some(ports) if !ports.at_key(key) => Tri::No,
+            _ => self.holds,
+        }
+    }
+}
+
+/// The verdicts that remain possible, and what decides if nothing that may match does.
+#[derive(Clone)]
+struct Answers {
+    allow: bool,
+    deny: bool,
+    tier: Tier,
+    cause: Cause,
+    passed: [Option<RuleId>; 2],
+    facts: Vec<Fact>,
+}
+
+impl Question<'_> {
+    /// Between two keys at which the ports of some rule start or end, the answer is the same.
+    fn answer(&self) -> PortMap<Outcome> {
+        let steps = self.admin.iter().chain(&self.network).chain(&self.baseline);
+        let mut keys = vec![0];
+        for ports in steps.filter_map(|step| step.ports.as_ref()) {
+            keys.extend(ports.runs().iter().map(|(key, _)| *key));
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        PortMap::from_runs(keys.into_iter().map(|key| (key, self.decide(key))))
+    }
+
+    fn decide(&self, key: u32) -> Outcome {
+        let network = || {
+            let baseline = || Self::ordered(&self.baseline, 1, key, &Answers::default);
+            self.network_tier(key, &baseline)
+        };
+        let answers = Self::ordered(&self.admin, 0, key, &network);
+        answers.into_outcome()
+    }
+
+    /// First match through the rules of a tier; `next` is what follows it.
+    fn ordered(steps: &[Step<'_>], tier: usize, key: u32, next: &dyn Fn() -> Answers) -> Answers {
+        let mut before: Vec<(Answers, Fact)> = Vec::new();
+        let mut decided = None;
+        for step in steps {
+            let holds = step.holds_at(key);
+            if holds == Tri::No {
+                continue;
+            }
+            let answers = match step.act {
+                Act::Rule(id, Action::Pass) => {
+                    let mut answers = next();
+                    if let Some(passed) = answers.passed.get_mut(tier) {
+                        *passed = Some(id);
+                    }
+                    answers
+                }
+                Act::Rule(id, Action::Allow) => Answers::of(tier_of(tier), Cause::Rule(id), true),
+                Act::Rule(id, Action::Deny) => Answers::of(tier_of(tier), Cause::Rule(id), false),
+                Act::Closed(id) => Answers::of(tier_of(tier), Cause::FailClosed(id), false),
+                Act::Anything => Answers {
+                    allow: true,
+                    deny: true,
+                    ..Answers::default()
+                },
+            };
+            match holds {
+                Tri::Maybe(fact) => before.push((answers, fact)),
+                Tri::Yes | Tri::No => {
+                    decided = Some(answers);
+                    break;
+                }
+            }
+        }
+        decided.unwrap_or_else(next).after(before)
+    }
+
+    fn network_tier(&self, key: u32, baseline: &dyn Fn() -> Answers) -> Answers {
+        let allow = |cause| Answers::of(Tier::NetworkPolicy, cause, true);
+        let mut before: Vec<(Answers, Fact)> = Vec::new();
+        for doubt in self.network_doubts {
+            before.push((allow(Cause::Isolated), Fact::Doubt(*doubt)));
+            if !self.isolated {
+                let deny = Answers::of(Tier::NetworkPolicy, Cause::Isolated, false);
+                before.push((deny, Fact::Doubt(*doubt)));
+            }
+        }
+        if !self.isolated {
+            return baseline().after(before);
+        }
+        match self.local {
+            Tri::Yes => return allow(Cause::LocalNode),
+            Tri::Maybe(fact) => before.push((allow(Cause::LocalNode), fact)),
+            Tri::No => {}
+        }
+        if self.itself {
+            return allow(Cause::SelfTraffic);
+        }
+        for step in &self.network {
+            let Act::Rule(id, _) = step.act else { continue };
+            match step.holds_at(key) {
+                Tri::Yes => return allow(Cause::Rule(id)),
+                Tri::Maybe(fact) => before.push((allow(Cause::Rule(id)), fact)),
+                Tri::No => {}
+            }
+        }
+        Answers::of(Tier::NetworkPolicy, Cause::Isolated, false).after(before)
+    }
+}
+
+impl Answers {
+    fn of(tier: Tier, cause: Cause, allow: bool) -> Self {
+        Self {
+            allow,
+            deny: !allow,
+            tier,
+            cause,
+            passed: [None; 2],
+            facts: Vec::new(),
+        }
+    }
+
+    /// Adds what happens if rules before this point match after all.
+    fn after(mut self, before: Vec<(Self, Fact)>) -> Self {
+        for (answers, _) in &before {
+            self.allow |= answers.allow;
+            self.deny |= answers.deny;
+        }
+        if self.allow && self.deny {
+            for (answers, fact) in before {
+                self.facts.push(fact);
+                self.facts.extend(answers.facts);
+            }
+        }
+        self
+    }
+
+    fn into_outcome(mut self) -> Outcome {
+        if self.allow && self.deny {
+            self.facts.sort();
+            self.facts.dedup();
+            return Outcome::Unknown(self.facts);
+        }
+        Outcome::Decided {
+            verdict: if self.allow {
+                Verdict::Allow
+            } else {
+                Verdict::Deny
+            },
+            tier: self.tier,
+            cause: self.cause,
+            passed: self.passed,
+        }
+    }
+}
+
+impl Default for Answers {
+    fn default() -> Self {
+        Self::of(Tier::Default, Cause::Default, true)
+    }
+}
+
+fn certain(cause: Cause) -> Outcome {
+    Outcome::Decided {
+        verdict: Verdict::Allow,
+        tier: Tier::Default,
+        cause,
+        passed: [None; 2],
+    }
+}
+
+fn tier_of(index: usize) -> Tier {
+    if index == 0 {
+        Tier::Admin
+    } else {
+        Tier::Baseline
+    }
+}
+
+/// Whether `peer` is the node that `subject` runs on.
+fn is_own_node(subject: &Party, peer: &Party) -> Tri {
+    let (Identity::Pod(pod), Identity::Node(node)) = (&subject.identity, &peer.identity) else {
+        return Tri::No;
+    };
+    match (&pod.node, node) {
+        (Some(own), Some(node)) if own == node => Tri::Yes,
+        (Some(_), Some(_)) => Tri::No,
+        (None, _) => Tri::Maybe(Fact::SubjectNode),
+        (_, None) => Tri::Maybe(Fact::PeerNode),
+    }
+}

@@ -1,0 +1,397 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is known about one end? Its identity, and which subjects and peers it matches.
+
+use std::{net::IpAddr, sync::Arc};
+
+use fixedbitset::FixedBitSet;
+use ipnet::IpNet;
+
+use super::{
+    Fact, Tri,
+    index::{Evaluator, PolicyId, Ports, RuleId, SubjectOf, Term, TermId},
+};
+use crate::{
+    model::{Direction, Family, Node, Pod, PortRange, family_of},
+    portmap::PortSet,
+    verdict::Endpoint,
+};
+
+/// One end of a connection, with everything policies can see of it.
+#[derive(Clone, Debug)]
+pub struct Party {
+    /// The end as it was asked for.
+    pub asked: Endpoint,
+    pub(super) identity: Identity,
+    pub(super) address: Address,
+    /// The terms that certainly match.
+    pub(super) matches: FixedBitSet,
+    /// The terms that may match.
+    pub(super) may_match: FixedBitSet,
+    pub(super) ingress: Side,
+    pub(super) egress: Side,
+}
+
+/// What an end turns out to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Identity {
+    /// A pod that policies can select.
+    Pod(Arc<Pod>),
+    /// A node, if it is known which.
+    Node(Option<Arc<str>>),
+    /// Neither.
+    External,
+}
+
+/// The address that a flow of the family in question carries for an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Address {
+    Known(IpAddr),
+    /// There is one, possibly of a known family.
+    Unknown(Option<Family>),
+    /// The end has no address of the family.
+    Missing,
+}
+
+/// What applies to a pod in one direction, in order of precedence.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Side {
+    pub(super) admin: Vec<Entry>,
+    /// NetworkPolicies that certainly isolate the pod.
+    pub(super) isolating: Vec<PolicyId>,
+    /// Their rules, by policy name and position.
+    pub(super) network: Vec<RuleId>,
+    /// Unreadable NetworkPolicies that may isolate and admit.
+    pub(super) network_doubts: Vec<u32>,
+    pub(super) baseline: Vec<Entry>,
+}
+
+/// A step of an ordered tier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Entry {
+    Rule(RuleId),
+    /// An unreadable policy; an index into the doubts.
+    Doubt(u32),
+}
+
+impl Party {
+    pub(super) fn side(&self, direction: Direction) -> &Side {
+        match direction {
+            Direction::Ingress => &self.ingress,
+            Direction::Egress => &self.egress,
+        }
+    }
+
+    /// The pod that policies can select, if the end is one.
+    pub fn pod(&self) -> Option<&Arc<Pod>> {
+        match &self.identity {
+            Identity::Pod(pod) => Some(pod),
+            Identity::Node(_) | Identity::External => None,
+        }
+    }
+
+    /// The address policies see, if it is known.
+    pub fn address(&self) -> Option<IpAddr> {
+        match self.address {
+            Address::Known(address) => Some(address),
+            Address::Unknown(_) | Address::Missing => None,
+        }
+    }
+
+    /// Whether the end is a node's own stack.
+    pub fn is_node(&self) -> bool {
+        matches!(self.identity, Identity::Node(_))
+    }
+
+    /// Whether some NetworkPolicy certainly isolates the pod in `direction`.
+    pub fn is_isolated(&self, direction: Direction) -> bool {
+        !self.side(direction).isolating.is_empty()
+    }
+
+    pub(super) fn term(&self, term: TermId, kind: &Term<'_>) -> Tri {
+        let bit = term.0 as usize;
+        if self.matches.contains(bit) {
+            Tri::Yes
+        } else if self.may_match.contains(bit) {
+            Tri::Maybe(match (kind, &self.identity) {
+                (Term::Nodes(_), Identity::Node(_)) => Fact::PeerNode,
+                _ => Fact::PeerAddress,
+            })
+        } else {
+            Tri::No
+        }
+    }
+}
+
+impl Evaluator<'_> {
+    /// Resolves one end: a hostNetwork pod stands for its node, a finished pod for its address, and an
+    /// address for the pod or node that owns it.
+    ///
+    /// Without `family` an unknown address may be of either.
+    pub fn party(&self, asked: &Endpoint, family: Option<Family>) -> Party {
+        let (identity, address) = self.identify(asked, family);
+        let mut party = Party {
+            asked: asked.clone(),
+            identity,
+            address,
+            matches: FixedBitSet::with_capacity(self.terms.len()),
+            may_match: FixedBitSet::with_capacity(self.terms.len()),
+            ingress: Side::default(),
+            egress: Side::default(),
+        };
+        for (bit, term) in self.terms.iter().enumerate() {
+            match self.matching(term, &party) {
+                Tri::Yes => party.matches.insert(bit),
+                Tri::Maybe(_) => party.may_match.insert(bit),
+                Tri::No => {}
+            }
+        }
+        if let Identity::Pod(pod) = &party.identity {
+            party.ingress = self.applying(pod, Direction::Ingress);
+            party.egress = self.applying(pod, Direction::Egress);
+        }
+        party
+    }
+
+    fn identify(&self, asked: &Endpoint, family: Option<Family>) -> (Identity, Address) {
+        match asked {
+            Endpoint::Pod(key) => match self.snapshot.pods.get(key) {
+                None => (Identity::External, Address::Unknown(family)),
+                Some(pod) if pod.host_network => self.host(pod, family),
+                Some(pod) if pod.phase.is_finished() => match pick(&pod.addresses, family) {
+                    Address::Known(address) => self.owner_of(address),
+                    address @ (Address::Unknown(_) | Address::Missing) => {
+                        (Identity::External, address)
+                    }
+                },
+                Some(pod) => (Identity::Pod(pod.clone()), pick(&pod.addresses, family)),
+            },
+            Endpoint::Node(name) => {
+                let addresses = self.snapshot.nodes.get(name).map(|node| &*node.addresses);
+                let address = pick(addresses.unwrap_or_default(), family);
+                (Identity::Node(Some(name.clone())), address)
+            }
+            Endpoint::Address(address) => self.owner_of(*address),
+        }
+    }
+
+    /// A hostNetwork pod: its node, at the node's address or else at one the pod reports.
+    fn host(&self, pod: &Pod, family: Option<Family>) -> (Identity, Address) {
+        let node = pod
+            .node
+            .as_ref()
+            .and_then(|name| self.snapshot.nodes.get(name));
+        let declared = node.map_or(Address::Missing, |node| pick(&node.addresses, family));
+        let address = match (declared, pick(&pod.addresses, family)) {
+            (Address::Known(_), _)
+            | (Address::Unknown(_), Address::Unknown(_) | Address::Missing) => declared,
+            (_, reported) => reported,
+        };
+        if let (None, Address::Known(address)) = (&pod.node, address) {
+            let (owner, address) = self.owner_of(address);
+            if owner != Identity::External {
+                return (owner, address);
+            }
+        }
+        (Identity::Node(pod.node.clone()), address)
+    }
+
+    fn owner_of(&self, address: IpAddr) -> (Identity, Address) {
+        let identity = match (
+            self.snapshot.pod_at(address),
+            self.snapshot.node_at(address),
+        ) {
+            (Some(pod), _) => Identity::Pod(pod.clone()),
+            (None, Some(node)) => Identity::Node(Some(node.name.clone())),
+            (None, None) => Identity::External,
+        };
+        (identity, Address::Known(address))
+    }
+
+    fn matching(&self, term: &Term<'_>, party: &Party) -> Tri {
+        match term {
+            Term::Own(namespace, pods) => {
+                definite(party.pod().is_some_and(|pod| {
+                    pod.key.namespace == *namespace && pods.matches(&pod.labels)
+                }))
+            }
+            Term::Pods(namespaces, pods) => definite(party.pod().is_some_and(|pod| {
+                self.namespace_matches(*namespaces, &pod.key.namespace) && pods.matches(&pod.labels)
+            })),
+            Term::Block(block) => self.in_blocks(
+                party,
+                |address| block.contains(address),
+                |family| block.except.is_empty() && covers_family(&block.cidr, family),
+                |family| family.is_none_or(|family| family == family_of(block.cidr.addr())),
+            ),
+            Term::Networks(networks) => self.in_blocks(
+                party,
+                |address| networks.iter().any(|network| network.contains(&address)),
+                |family| {
+                    networks
+                        .iter()
+                        .any(|network| covers_family(network, family))
+                },
+                |family| {
+                    networks
+                        .iter()
+                        .any(|net| family.is_none_or(|family| family == family_of(net.addr())))
+                },
+            ),
+            Term::Nodes(selector) => {
+                self.is_node_among(party, |node| selector.matches(&node.labels))
+            }
+            Term::Domains(patterns) => match party.address {
+                Address::Known(address) => definite(self.snapshot.resolves(patterns, address)),
+                Address::Unknown(_) if self.snapshot.domains.is_some() => {
+                    Tri::Maybe(Fact::PeerAddress)
+                }
+                Address::Unknown(_) | Address::Missing => Tri::No,
+            },
+            Term::Nothing => Tri::No,
+        }
+    }
+
+    fn in_blocks(
+        &self,
+        party: &Party,
+        contains: impl Fn(IpAddr) -> bool,
+        covers: impl Fn(Option<Family>) -> bool,
+        overlaps: impl Fn(Option<Family>) -> bool,
+    ) -> Tri {
+        if !self.assumptions.blocks_match_pods && party.pod().is_some() {
+            return Tri::No;
+        }
+        match party.address {
+            Address::Known(address) => definite(contains(address)),
+            Address::Unknown(family) if covers(family) => Tri::Yes,
+            Address::Unknown(family) if overlaps(family) => Tri::Maybe(Fact::PeerAddress),
+            Address::Unknown(_) | Address::Missing => Tri::No,
+        }
+    }
+
+    fn is_node_among(&self, party: &Party, selects: impl Fn(&Node) -> bool) -> Tri {
+        let mut selected = self.snapshot.nodes.values().filter(|node| selects(node));
+        match (party.address, &party.identity) {
+            (Address::Known(address), _) => {
+                definite(selected.any(|node| node.addresses.contains(&address)))
+            }
+            (Address::Missing, _) => Tri::No,
+            (Address::Unknown(_), Identity::Node(Some(name)))
+                if self.snapshot.nodes.contains_key(name) =>
+            {
+                definite(selected.any(|node| node.name == *name))
+            }
+            (Address::Unknown(_), Identity::Node(_)) => Tri::Maybe(Fact::PeerNode),
+            (Address::Unknown(_), Identity::Pod(_) | Identity::External) => {
+                if selected.any(|node| !node.addresses.is_empty()) {
+                    Tri::Maybe(Fact::PeerAddress)
+                } else {
+                    Tri::No
+                }
+            }
+        }
+    }
+
+    fn applying(&self, pod: &Pod, direction: Direction) -> Side {
+        let mut side = Side {
+            admin: self.ordered(&self.admin, pod, direction),
+            baseline: self.ordered(&self.baseline, pod, direction),
+            ..Side::default()
+        };
+        for id in self.network.get(&pod.key.namespace).into_iter().flatten() {
+            let policy = self.policy(*id);
+            if !self.selects(&policy.subject, pod) {
+                continue;
+            }
+            match (policy.doubt(direction), policy.rules(direction)) {
+                (Some(doubt), _) => side.network_doubts.push(doubt),
+                (None, Some(rules)) => {
+                    side.isolating.push(*id);
+                    side.network.extend_from_slice(rules);
+                }
+                (None, None) => {}
+            }
+        }
+        side
+    }
+
+    fn ordered(&self, policies: &[PolicyId], pod: &Pod, direction: Direction) -> Vec<Entry> {
+        let mut entries = Vec::new();
+        for id in policies {
+            let policy = self.policy(*id);
+            if !self.selects(&policy.subject, pod) {
+                continue;
+            }
+            match policy.doubt(direction) {
+                Some(doubt) => entries.push(Entry::Doubt(doubt)),
+                None => entries.extend(
+                    policy
+                        .rules(direction)
+                        .unwrap_or_default()
+                        .iter()
+                        .copied()
+                        .map(Entry::Rule),
+                ),
+            }
+        }
+        entries
+    }
+
+    fn selects(&self, subject: &SubjectOf<'_>, pod: &Pod) -> bool {
+        match subject {
+            SubjectOf::Any => true,
+            SubjectOf::Nothing => false,
+            SubjectOf::Own(selection) => selection.matches(&pod.labels),
+            SubjectOf::Pods(namespaces, pods) => {
+                self.namespace_matches(*namespaces, &pod.key.namespace) && pods.matches(&pod.labels)
+            }
+        }
+    }
+
+    fn namespace_matches(&self, selector: usize, namespace: &str) -> bool {
+        let matches = self.namespace_matches.get(selector);
+        self.namespace_ids
+            .get(namespace)
+            .and_then(|id| matches?.get(*id).copied())
+            .unwrap_or(false)
+    }
+}
+
+impl Ports {
+    /// The protocols and ports toward `destination`, if they depend on it.
+    pub(super) fn toward(&self, destination: &Party) -> Option<PortSet> {
+        if self.names.is_empty() {
+            return None;
+        }
+        let named = self.names.iter().flat_map(|(wanted, name)| {
+            let ports = destination
+                .pod()
+                .into_iter()
+                .flat_map(move |pod| pod.ports_named(name));
+            ports.filter(move |(protocol, _)| wanted.is_none_or(|wanted| wanted == *protocol))
+        });
+        let named = named.map(|(protocol, number)| (protocol, PortRange::single(number)));
+        Some(self.fixed.union(&PortSet::of(named)))
+    }
+}
+
+fn definite(holds: bool) -> Tri {
+    if holds { Tri::Yes } else { Tri::No }
+}
+
+fn pick(addresses: &[IpAddr], family: Option<Family>) -> Address {
+    let mut of_family = addresses
+        .iter()
+        .filter(|address| family.is_none_or(|family| family_of(**address) == family));
+    match of_family.next() {
+        Some(address) => Address::Known(*address),
+        None if addresses.is_empty() => Address::Unknown(family),
+        None => Address::Missing,
+    }
+}
+
+/// Whether every address of `family`, or of the one family a cluster without addresses turns out to
+/// have, is in `network`.
+fn covers_family(network: &IpNet, family: Option<Family>) -> bool {
+    network.prefix_len() == 0 && family.is_none_or(|family| family == family_of(network.addr()))
+}
