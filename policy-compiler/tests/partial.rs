@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Does three-valued evaluation ever promise what the facts, once known, deny?
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
+
+use policy_compiler::{
+    Flow, Snapshot, Verdict,
+    model::{Direction, Labels, Node, Pod, PodKey, family_of},
+    partial::{Assumptions, Doubt, Evaluator, Extent, Outcome},
+    reference,
+    strategies::{self, Settings},
+    verdict::Endpoint,
+};
+use proptest::{collection::vec, prelude::*};
+
+/// A world in which every fact is known: all pods have a node, all nodes and pods addresses of both
+/// families.
+fn complete(mut snapshot: Snapshot) -> Snapshot {
+    let names = ["n1", "n2", "n3"];
+    for (index, name) in (1u8..).zip(names) {
+        let known = snapshot.nodes.get(name).cloned();
+        let mut node = known.map_or_else(|| bare_node(name), |node| Node::clone(&node));
+        let own = [
+            IpAddr::V4(Ipv4Addr::new(10, 0, 201, index)),
+            IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 201, index.into())),
+        ];
+        for address in own {
+            if !node
+                .addresses
+                .iter()
+                .any(|known| family_of(*known) == family_of(address))
+            {
+                node.addresses.push(address);
+            }
+        }
+        snapshot.insert_node(node);
+    }
+    let pods: Vec<Arc<Pod>> = snapshot.pods.values().cloned().collect();
+    for (index, pod) in (1u8..).zip(pods) {
+        let mut pod = Pod::clone(&pod);
+        let own = [
+            IpAddr::V4(Ipv4Addr::new(10, 0, 200, index)),
+            IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 200, index.into())),
+        ];
+        for address in own {
+            if !pod
+                .addresses
+                .iter()
+                .any(|known| family_of(*known) == family_of(address))
+            {
+                pod.addresses.push(address);
+            }
+        }
+        pod.node.get_or_insert_with(|| "n1".into());
+        snapshot.insert_pod(pod);
+    }
+    snapshot
+}
+
+/// Drops what manifests do not say of some live pods: addresses and node.
+fn forget(snapshot: &Snapshot, what: &[u8]) -> Snapshot {
+    let mut known = snapshot.clone();
+    for (pod, what) in snapshot.pods.values().zip(what.iter().cycle()) {
+        let mut pod = Pod::clone(pod);
+        if pod.phase.is_finished() {
+            continue;
+        }
+        if what & 1 == 1 {
+            pod.addresses.clear();
+        }
+        if what & 2 == 2 {
+            pod.node = None;
+        }
+        known.insert_pod(pod);
+    }
+    for (node, what) in snapshot.nodes.values().zip(what.iter().rev().cycle()) {
+        if what & 4 == 4 {
+            let mut node = Node::clone(node);
+            node.addresses.clear();
+            known.insert_node(node);
+        }
+    }
+    known
+}
+
+fn outcomes(evaluator: &Evaluator<'_>, flow: &Flow) -> (Outcome, Outcome) {
+    let source = evaluator.party(&flow.source, Some(flow.family));
+    let destination = evaluator.party(&flow.destination, Some(flow.family));
+    let connection = evaluator.connection(&source, &destination, flow.via_service);
+    (
+        connection.egress.at(flow.protocol, flow.port).clone(),
+        connection.ingress.at(flow.protocol, flow.port).clone(),
+    )
+}
+
+/// Whether an end is looked up by an address that a forgetful snapshot no longer ties to its pod.
+fn is_by_address(snapshot: &Snapshot, end: &Endpoint) -> bool {
+    match end {
+        Endpoint::Address(_) => true,
+        Endpoint::Pod(key) => snapshot
+            .pods
+            .get(key)
+            .is_some_and(|pod| pod.phase.is_finished() || pod.host_network),
+        Endpoint::Node(_) => false,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1500))]
+
+    #[test]
+    fn with_all_facts_it_is_the_oracle((snapshot, flows) in strategies::world(Settings::default(), 12)) {
+        let snapshot = complete(snapshot);
+        let evaluator = Evaluator::new(&snapshot, Assumptions::default(), Vec::new());
+        for flow in flows {
+            let expected = reference::evaluate(&snapshot, &flow);
+            let source = evaluator.party(&flow.source, Some(flow.family));
+            let destination = evaluator.party(&flow.destination, Some(flow.family));
+            let (egress, ingress) = outcomes(&evaluator, &flow);
+            prop_assert_eq!(
+                evaluator.decision(Direction::Egress, &source, &egress),
+                Some(expected.egress), "egress of {:?}", flow
+            );
+            prop_assert_eq!(
+                evaluator.decision(Direction::Ingress, &destination, &ingress),
+                Some(expected.ingress), "ingress of {:?}", flow
+            );
+        }
+    }
+
+    #[test]
+    fn completion_never_contradicts_a_definite_answer(
+        (snapshot, flows) in strategies::world(Settings::default(), 12),
+        what in vec(0u8..8, 5),
+    ) {
+        let truth = complete(snapshot);
+        let known = forget(&truth, &what);
+        let evaluator = Evaluator::new(&known, Assumptions::default(), Vec::new());
+        for flow in flows {
+            if [&flow.source, &flow.destination].into_iter().any(|end| is_by_address(&truth, end)) {
+                continue;
+            }
+            let expected = reference::evaluate(&truth, &flow);
+            let (egress, ingress) = outcomes(&evaluator, &flow);
+            if let Some(verdict) = egress.verdict() {
+                prop_assert_eq!(verdict, expected.egress.verdict, "egress of {:?}", flow);
+            }
+            if let Some(verdict) = ingress.verdict() {
+                prop_assert_eq!(verdict, expected.ingress.verdict, "ingress of {:?}", flow);
+            }
+        }
+    }
+
+    /// Whatever an unreadable policy turns out to be, here: any other policy of the same name, or none.
+    #[test]
+    fn a_doubtful_policy_may_be_anything(
+        (snapshot, flows) in strategies::world(Settings::default(), 12),
+        other in strategies::snapshot(Settings::default()),
+        pick in any::<prop::sample::Index>(),
+    ) {
+        let truth = complete(snapshot);
+        let refs: Vec<_> = truth.network_policies.values().map(|policy| policy.policy_ref())
+            .chain(truth.admin_policies.values().map(|policy| policy.policy_ref()))
+            .collect();
+        if refs.is_empty() {
+            return Ok(());
+        }
+        let policy = pick.get(&refs).clone();
+        let doubt = Doubt { policy: policy.clone(), extent: Extent::Whole, why: String::new(), at: None };
+        let evaluator = Evaluator::new(&truth, Assumptions::default(), vec![doubt]);
+        let mut without = truth.clone();
+        without.network_policies.retain(|_, known| known.policy_ref() != policy);
+        without.admin_policies.retain(|_, known| known.policy_ref() != policy);
+        let mut changed = without.clone();
+        for known in other.network_policies.values() {
+            if policy.namespace.as_ref() == Some(&known.namespace) {
+                let mut known = policy_compiler::model::NetworkPolicy::clone(known);
+                known.name = policy.name.clone();
+                changed.insert_network_policy(known);
+            }
+        }
+        for known in other.admin_policies.values() {
+            if known.policy_ref().kind == policy.kind {
+                let mut known = policy_compiler::model::AdminPolicy::clone(known);
+                known.name = policy.name.clone();
+                changed.insert_admin_policy(known);
+            }
+        }
+        for flow in flows {
+            let (egress, ingress) = outcomes(&evaluator, &flow);
+            for world in [&truth, &without, &changed] {
+                let expected = reference::evaluate(world, &flow);
+                if let Some(verdict) = egress.verdict() {
+                    prop_assert_eq!(verdict, expected.egress.verdict, "egress of {:?}", flow);
+                }
+                if let Some(verdict) = ingress.verdict() {
+                    prop_assert_eq!(verdict, expected.ingress.verdict, "ingress of {:?}", flow);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn members_of_a_class_are_alike(snapshot in strategies::snapshot(Settings { pods: 8, ..Settings::default() })) {
+        let snapshot = complete(snapshot);
+        let evaluator = Evaluator::new(&snapshot, Assumptions::default(), Vec::new());
+        let pods: Vec<Endpoint> = snapshot.pods.keys().cloned().map(Endpoint::Pod).collect();
+        let classes = evaluator.classes(&pods, None);
+        prop_assert_eq!(classes.iter().map(|class| class.members.len()).sum::<usize>(), pods.len());
+        for class in &classes {
+            for member in &class.members {
+                let member = evaluator.party(member, None);
+                for peer in &classes {
+                    if peer.members == class.members {
+                        continue;
+                    }
+                    prop_assert_eq!(
+                        evaluator.connection(&member, &peer.party, false).verdicts(),
+                        evaluator.connection(&class.party, &peer.party, false).verdicts()
+                    );
+                    prop_assert_eq!(
+                        evaluator.connection(&peer.party, &member, false).verdicts(),
+                        evaluator.connection(&peer.party, &class.party, false).verdicts()
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// The suites above prove nothing if everything were unknown.
+#[test]
+fn forgetting_leaves_definite_and_unknown_answers() {
+    use proptest::{strategy::ValueTree, test_runner::TestRunner};
+    let mut runner = TestRunner::deterministic();
+    let (mut allowed, mut denied, mut unknown) = (0, 0, 0);
+    for _ in 0..900 {
+        let tree = strategies::world(Settings::default(), 8).new_tree(&mut runner);
+        let (snapshot, flows) = tree.expect("worlds are never rejected").current();
+        let known = forget(&complete(snapshot), &[1, 3, 0]);
+        let evaluator = Evaluator::new(&known, Assumptions::default(), Vec::new());
+        for flow in flows {
+            let (egress, ingress) = outcomes(&evaluator, &flow);
+            for outcome in [egress, ingress] {
+                match outcome.verdict() {
+                    Some(Verdict::Allow) => allowed += 1,
+                    Some(Verdict::Deny) => denied += 1,
+                    None => unknown += 1,
+                }
+            }
+        }
+    }
+    assert!(
+        allowed > 500 && denied > 300 && unknown > 40,
+        "{allowed} {denied} {unknown}"
+    );
+}
+
+#[test]
+fn a_block_of_the_whole_family_matches_pods_without_an_address() {
+    let text_free = |cidr: &str| {
+        let mut snapshot = Snapshot::default();
+        for name in ["a", "b"] {
+            snapshot.insert_pod(bare_pod(name));
+        }
+        snapshot.insert_network_policy(policy_compiler::model::NetworkPolicy {
+            namespace: "x".into(),
+            name: "p".into(),
+            pod_selector: policy_compiler::model::Selection::Matching(Default::default()),
+            ingress: Some(vec![policy_compiler::model::NetworkRule {
+                peers: Some(vec![policy_compiler::model::NetworkPeer::IpBlock(
+                    policy_compiler::model::IpBlock {
+                        cidr: cidr.parse().expect("a CIDR"),
+                        except: Vec::new(),
+                    },
+                )]),
+                ports: None,
+                at: None,
+            }]),
+            egress: None,
+            generation: 0,
+            at: None,
+        });
+        let evaluator = Evaluator::new(&snapshot, Assumptions::default(), Vec::new());
+        let a = evaluator.party(&Endpoint::Pod(PodKey::new("x", "a")), None);
+        let b = evaluator.party(&Endpoint::Pod(PodKey::new("x", "b")), None);
+        let connection = evaluator.connection(&a, &b, false);
+        connection.verdicts().as_uniform().copied()
+    };
+    assert_eq!(text_free("0.0.0.0/0"), Some(Some(Verdict::Allow)));
+    assert_eq!(text_free("::/0"), Some(Some(Verdict::Allow)));
+    assert_eq!(text_free("10.0.0.0/8"), Some(None));
+}
+
+fn bare_pod(name: &str) -> Pod {
+    Pod {
+        key: PodKey::new("x", name),
+        uid: "".into(),
+        labels: Default::default(),
+        node: None,
+        addresses: Vec::new(),
+        host_network: false,
+        phase: Default::default(),
+        ports: Vec::new(),
+        created: None,
+        owner: None,
+        at: None,
+    }
+}
+
+fn bare_node(name: &str) -> Node {
+    Node {
+        name: name.into(),
+        labels: Labels::default(),
+        addresses: Vec::new(),
+        pod_cidrs: Vec::new(),
+    }
+}
