@@ -9,6 +9,7 @@
 
 pub mod args;
 pub mod demo;
+pub mod engine;
 pub mod folder;
 pub mod net;
 pub mod reason;
