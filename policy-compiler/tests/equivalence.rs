@@ -6,7 +6,7 @@ mod suite;
 
 use engines::Answer;
 use policy_compiler::strategies::{Settings, world};
-use proptest::{prop_assert, prop_assert_eq};
+use proptest::{prop_assert, prop_assert_eq, strategy::Strategy};
 use suite::{EVERYTHING, cases, check};
 
 /// Flows tried in each world.
@@ -14,7 +14,7 @@ const FLOWS: usize = 48;
 
 #[test]
 fn engines_agree_with_the_oracle() {
-    let worlds = world(Settings::default(), FLOWS);
+    let worlds = world(Settings::default(), FLOWS).boxed();
     check(
         "engines",
         cases(10_000),
