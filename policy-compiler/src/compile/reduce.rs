@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From the rules that match a peer, in order of precedence, to one outcome per protocol and port.
 
+use std::borrow::Borrow;
+
 use crate::{
     Decision, Reason, Verdict,
     compile::rules::{Effect, PortMatch, Rule},
@@ -155,11 +157,15 @@ fn next_of<'a, 'r: 'a>(
 }
 
 /// Spells an outcome out.
-pub(crate) fn explain(outcome: Outcome, rules: &[Rule], isolating: &[PolicyRef]) -> Decision {
+pub(crate) fn explain<R: Borrow<Rule>>(
+    outcome: Outcome,
+    rules: &[R],
+    isolating: &[PolicyRef],
+) -> Decision {
     let reference = |index: u32| {
         rules
             .get(index as usize)
-            .map(|rule| (*rule.reference).clone())
+            .map(|rule| (*rule.borrow().reference).clone())
     };
     let passed = outcome
         .passed
@@ -168,7 +174,7 @@ pub(crate) fn explain(outcome: Outcome, rules: &[Rule], isolating: &[PolicyRef])
         .filter_map(reference)
         .collect();
     let (verdict, tier, reason) = match outcome.by {
-        By::Rule(index) => match rules.get(index as usize) {
+        By::Rule(index) => match rules.get(index as usize).map(Borrow::borrow) {
             Some(rule) => {
                 let reference = (*rule.reference).clone();
                 let tier = reference.tier;

@@ -1,0 +1,494 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which addresses rules can tell apart: the classes of peers.
+
+use std::{cmp::Reverse, sync::Arc};
+
+use ipnet::IpNet;
+
+use super::{
+    ClassId, Scope,
+    addresses::{AddressClasses, Line, V4, V6},
+    hash::FastMap,
+    rules::{Atom, AtomId},
+    subjects::{Subjects, id, named_ports},
+};
+use crate::{
+    Snapshot,
+    model::{ContainerPort, Direction, Phase, Pod},
+};
+
+/// What rules in scope can see of an address.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Signature {
+    /// Atoms that hold, sorted.
+    pub(super) atoms: Vec<AtomId>,
+    /// Container ports that egress rules name.
+    pub(super) ports: Vec<ContainerPort>,
+    /// An address of a node, where NetworkPolicies exempt traffic to the pod's own node.
+    pub(super) node: Option<Arc<str>>,
+    /// An address in a Service range.
+    pub(super) in_service_range: bool,
+}
+
+/// The classes of all addresses and pods.
+#[derive(Debug, Default)]
+pub(super) struct Peers {
+    /// Signature of each class from [`ClassId::FIRST`] on.
+    pub(super) signatures: Vec<Signature>,
+    /// As [`super::Tables::addresses`].
+    pub(super) addresses: AddressClasses,
+    /// Classes of each pod in scope, in the order of the subjects, by family.
+    pub(super) subjects: Vec<[ClassId; 2]>,
+    interned: FastMap<Signature, ClassId>,
+}
+
+impl Peers {
+    pub(super) fn class_count(&self) -> u32 {
+        ClassId::FIRST.0 + id(self.signatures.len())
+    }
+
+    fn intern(&mut self, signature: Signature) -> ClassId {
+        let signatures = &mut self.signatures;
+        *self
+            .interned
+            .entry(signature)
+            .or_insert_with_key(|signature| {
+                signatures.push(signature.clone());
+                ClassId(ClassId::FIRST.0 + id(signatures.len() - 1))
+            })
+    }
+
+    /// The signature of `class`, if it is one of addresses.
+    pub(super) fn signature(&self, class: ClassId) -> Option<&Signature> {
+        self.signatures
+            .get(class.0.checked_sub(ClassId::FIRST.0)? as usize)
+    }
+}
+
+/// Splits all addresses by the atoms, port names and options that the subjects' rules use.
+pub(super) fn classify(snapshot: &Snapshot, scope: &Scope, subjects: &Subjects<'_>) -> Peers {
+    let groups = Groups::new(snapshot, subjects);
+    let mut peers = Peers::default();
+    // INVARIANT: the first class is that of addresses nobody knows anything about.
+    peers.intern(Signature::default());
+    let mut hosts = [FastMap::default(), FastMap::default()];
+    for family in [V4, V6] {
+        let events = events(snapshot, scope, subjects, &groups, family);
+        hosts[usize::from(family.index)] = walk(family, &events, &groups, &mut peers);
+    }
+    peers.subjects = subjects
+        .pods
+        .iter()
+        .map(|subject| {
+            [V4, V6].map(|family| {
+                let address = subject
+                    .pod
+                    .addresses
+                    .iter()
+                    .find_map(|a| family.bits_of(*a));
+                match address.and_then(|a| hosts[usize::from(family.index)].get(&a)) {
+                    Some(class) => *class,
+                    // Without an address only selectors and names see the pod.
+                    None => peers.intern(groups.signature_of(subject.pod)),
+                }
+            })
+        })
+        .collect();
+    peers
+}
+
+/// Pods that no rule in scope can tell apart but by address.
+struct Groups<'a> {
+    of_pod: FastMap<*const Pod, u32>,
+    groups: Vec<Group<'a>>,
+}
+
+struct Group<'a> {
+    pod: &'a Pod,
+    signature: Signature,
+}
+
+impl<'a> Groups<'a> {
+    fn new(snapshot: &'a Snapshot, subjects: &Subjects<'_>) -> Self {
+        let mut this = Self {
+            of_pod: FastMap::default(),
+            groups: Vec::new(),
+        };
+        let mut keys: Vec<&Arc<str>> = Vec::new();
+        for (_, atom) in subjects.atoms.iter() {
+            if let Atom::PodsIn { pods, .. } | Atom::Pods { pods, .. } = atom {
+                keys.extend(
+                    pods.requirements()
+                        .iter()
+                        .map(|requirement| &requirement.key),
+                );
+            }
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        let names = egress_port_names(subjects);
+        let by_namespace = this.group(snapshot, &keys, &names);
+        this.evaluate(snapshot, subjects, &by_namespace);
+        this
+    }
+
+    /// Groups pods by namespace, the labels that selectors use, and the ports that rules name.
+    /// Returns the groups of each namespace.
+    fn group(
+        &mut self,
+        snapshot: &'a Snapshot,
+        keys: &[&Arc<str>],
+        names: &[Arc<str>],
+    ) -> FastMap<&'a str, Vec<u32>> {
+        let mut by_namespace: FastMap<&str, Vec<u32>> = FastMap::default();
+        let mut values: FastMap<&str, u32> = FastMap::default();
+        let mut projected: FastMap<Box<[u32]>, u32> = FastMap::default();
+        let mut scratch: Vec<u32> = Vec::new();
+        let mut namespace: Option<(&str, u32)> = None;
+        for pod in snapshot.pods.values().filter(|pod| pod.is_policed()) {
+            let namespace_id = match namespace {
+                Some((name, id)) if *name == *pod.key.namespace => id,
+                _ => {
+                    let next = id(by_namespace.len());
+                    by_namespace.insert(&pod.key.namespace, Vec::new());
+                    namespace = Some((&pod.key.namespace, next));
+                    next
+                }
+            };
+            scratch.clear();
+            scratch.push(namespace_id);
+            for (index, key) in (0u32..).zip(keys) {
+                if let Some(value) = pod.labels.get(key) {
+                    let next = id(values.len());
+                    scratch.extend([index, *values.entry(value).or_insert(next)]);
+                }
+            }
+            let ports = if names.is_empty() {
+                Vec::new()
+            } else {
+                named_ports(pod, |n| names.binary_search(n).is_ok())
+            };
+            for port in &ports {
+                let name = port
+                    .name
+                    .as_ref()
+                    .and_then(|name| names.binary_search(name).ok());
+                // Set apart from label pairs, whose index is below the number of keys.
+                scratch.extend([
+                    u32::MAX,
+                    id(name.unwrap_or(names.len())),
+                    port.protocol as u32,
+                ]);
+                scratch.push(u32::from(port.number));
+            }
+            let group = if let Some(group) = projected.get(scratch.as_slice()) {
+                *group
+            } else {
+                let group = id(self.groups.len());
+                self.groups.push(Group {
+                    pod,
+                    signature: Signature {
+                        ports,
+                        ..Signature::default()
+                    },
+                });
+                projected.insert(scratch.as_slice().into(), group);
+                by_namespace
+                    .entry(&pod.key.namespace)
+                    .or_default()
+                    .push(group);
+                group
+            };
+            self.of_pod.insert(Arc::as_ptr(pod), group);
+        }
+        by_namespace
+    }
+
+    /// Finds the selector atoms that hold for each group. Atoms come in order, so lists stay sorted.
+    fn evaluate(
+        &mut self,
+        snapshot: &'a Snapshot,
+        subjects: &Subjects<'_>,
+        by_namespace: &FastMap<&'a str, Vec<u32>>,
+    ) {
+        let mut matching: FastMap<&crate::model::Selector, Vec<u32>> = FastMap::default();
+        for (atom_id, atom) in subjects.atoms.iter() {
+            let (groups, pods): (&[u32], _) = match atom {
+                Atom::PodsIn { namespace, pods } => (
+                    by_namespace
+                        .get(&**namespace)
+                        .map_or(&[][..], Vec::as_slice),
+                    pods,
+                ),
+                Atom::Pods { namespaces, pods } => {
+                    let groups = matching.entry(namespaces).or_insert_with(|| {
+                        let selected = snapshot
+                            .namespaces
+                            .values()
+                            .filter(|ns| namespaces.matches(&ns.labels));
+                        selected
+                            .filter_map(|ns| by_namespace.get(&*ns.name))
+                            .flatten()
+                            .copied()
+                            .collect()
+                    });
+                    (groups, pods)
+                }
+                Atom::Block(_) | Atom::Nodes(_) | Atom::Domains(_) => continue,
+            };
+            for group in groups {
+                if let Some(group) = self.groups.get_mut(*group as usize)
+                    && (pods.is_everything() || pods.matches(&group.pod.labels))
+                {
+                    group.signature.atoms.push(atom_id);
+                }
+            }
+        }
+    }
+
+    fn of(&self, pod: &Arc<Pod>) -> Option<u32> {
+        self.of_pod.get(&Arc::as_ptr(pod)).copied()
+    }
+
+    fn signature_of(&self, pod: &Arc<Pod>) -> Signature {
+        let group = self
+            .of(pod)
+            .and_then(|group| self.groups.get(group as usize));
+        group.map_or_else(Signature::default, |group| group.signature.clone())
+    }
+}
+
+/// Sorted names of container ports in egress rules, which are looked up on the peer.
+fn egress_port_names(subjects: &Subjects<'_>) -> Vec<Arc<str>> {
+    let egress = subjects
+        .rules
+        .iter()
+        .filter(|rule| rule.reference.direction == Direction::Egress);
+    let mut names: Vec<_> = egress.flat_map(|rule| rule.port_names().cloned()).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Something that sets the addresses of a prefix apart from those around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Mark<'a> {
+    /// The atom holds from here on down.
+    Holds(AtomId),
+    /// The atom does not hold from here on down.
+    Except(AtomId),
+    /// A Service range.
+    ServiceRange,
+    /// An address of a node.
+    Node(&'a Arc<str>),
+    /// An address of a pod; the first in order owns it: running before not, newest first, by name.
+    Pod(bool, Reverse<Option<i64>>, &'a crate::model::PodKey, u32),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Event<'a> {
+    start: u128,
+    length: u8,
+    mark: Mark<'a>,
+}
+
+fn events<'a>(
+    snapshot: &'a Snapshot,
+    scope: &Scope,
+    subjects: &Subjects<'_>,
+    groups: &Groups<'a>,
+    line: Line,
+) -> Vec<Event<'a>> {
+    let mut events = Vec::new();
+    let mut prefix = |net: &IpNet, mark| {
+        let net = net.trunc();
+        if let Some(start) = line.bits_of(net.addr()) {
+            events.push(Event {
+                start,
+                length: net.prefix_len(),
+                mark,
+            });
+        }
+    };
+    for (atom_id, atom) in subjects.atoms.iter() {
+        match atom {
+            Atom::Block(block) => {
+                if !block
+                    .except
+                    .iter()
+                    .any(|except| except.contains(&block.cidr))
+                {
+                    prefix(&block.cidr, Mark::Holds(atom_id));
+                    block
+                        .except
+                        .iter()
+                        .for_each(|except| prefix(except, Mark::Except(atom_id)));
+                }
+            }
+            Atom::Nodes(selector) => {
+                let nodes = snapshot
+                    .nodes
+                    .values()
+                    .filter(|node| selector.matches(&node.labels));
+                for address in nodes.flat_map(|node| &node.addresses) {
+                    prefix(&IpNet::from(*address), Mark::Holds(atom_id));
+                }
+            }
+            Atom::Domains(patterns) => {
+                for (name, addresses) in snapshot.domains.iter().flatten() {
+                    if patterns.iter().any(|pattern| pattern.matches(name)) {
+                        for address in addresses {
+                            prefix(&IpNet::from(*address), Mark::Holds(atom_id));
+                        }
+                    }
+                }
+            }
+            Atom::PodsIn { .. } | Atom::Pods { .. } => {}
+        }
+    }
+    if matches!(scope, Scope::Node(_)) {
+        snapshot
+            .options
+            .service_cidrs
+            .iter()
+            .for_each(|cidr| prefix(cidr, Mark::ServiceRange));
+    }
+    if snapshot.options.local_node_egress {
+        for node in snapshot.nodes.values() {
+            let gateways = node.pod_cidrs.iter().filter_map(|cidr| cidr.hosts().next());
+            for address in node.addresses.iter().copied().chain(gateways) {
+                if snapshot
+                    .node_at(address)
+                    .is_some_and(|owner| owner.name == node.name)
+                {
+                    prefix(&IpNet::from(address), Mark::Node(&node.name));
+                }
+            }
+        }
+    }
+    for pod in snapshot.pods.values().filter(|pod| pod.is_policed()) {
+        let Some(group) = groups.of(pod) else {
+            continue;
+        };
+        let mark = Mark::Pod(
+            pod.phase != Phase::Running,
+            Reverse(pod.created),
+            &pod.key,
+            group,
+        );
+        for start in pod
+            .addresses
+            .iter()
+            .filter_map(|address| line.bits_of(*address))
+        {
+            events.push(Event {
+                start,
+                length: line.bits,
+                mark,
+            });
+        }
+    }
+    // A prefix starts before the longer ones inside it, so parents come before their children.
+    events.sort_unstable();
+    events
+}
+
+/// Walks the prefixes in order, each inheriting from the one around it. Emits those that change the
+/// class, and returns the classes of pod addresses.
+fn walk(
+    line: Line,
+    events: &[Event<'_>],
+    groups: &Groups<'_>,
+    peers: &mut Peers,
+) -> FastMap<u128, ClassId> {
+    let mut hosts = FastMap::default();
+    let mut stack = vec![(line.last(0, 0), Signature::default(), ClassId::FIRST)];
+    let mut memo: FastMap<(ClassId, u32), ClassId> = FastMap::default();
+    let mut emitted = vec![(0, 0, ClassId::FIRST)];
+    for at in events.chunk_by(|a, b| (a.start, a.length) == (b.start, b.length)) {
+        let Some(&Event { start, length, .. }) = at.first() else {
+            continue;
+        };
+        while stack.len() > 1 && stack.last().is_some_and(|(last, ..)| *last < start) {
+            stack.pop();
+        }
+        let Some((_, around, outer)) = stack.last() else {
+            continue;
+        };
+        let outer = *outer;
+        if let [
+            Event {
+                mark: Mark::Pod(.., group),
+                ..
+            },
+        ] = at
+        {
+            let class = if let Some(class) = memo.get(&(outer, *group)) {
+                *class
+            } else {
+                let class = peers.intern(with_pod(around, groups, *group));
+                memo.insert((outer, *group), class);
+                class
+            };
+            hosts.insert(start, class);
+            if class != outer {
+                emitted.push((start, length, class));
+            }
+            continue;
+        }
+        let mut signature = around.clone();
+        for event in at {
+            match event.mark {
+                Mark::Holds(atom) => insert(&mut signature.atoms, atom),
+                Mark::Except(atom) => signature.atoms.retain(|held| *held != atom),
+                Mark::ServiceRange => signature.in_service_range = true,
+                Mark::Node(name) => signature.node = Some(name.clone()),
+                Mark::Pod(..) => {}
+            }
+        }
+        let owner = at.iter().find_map(|event| match event.mark {
+            Mark::Pod(.., group) => Some(group),
+            Mark::Holds(_) | Mark::Except(_) | Mark::ServiceRange | Mark::Node(_) => None,
+        });
+        if let Some(group) = owner {
+            signature = with_pod(
+                &Signature {
+                    node: None,
+                    ..signature
+                },
+                groups,
+                group,
+            );
+        }
+        let class = peers.intern(signature.clone());
+        if owner.is_some() {
+            hosts.insert(start, class);
+        }
+        match emitted.last_mut() {
+            Some(last) if (last.0, last.1) == (start, length) => last.2 = class,
+            _ if class != outer => emitted.push((start, length, class)),
+            _ => {}
+        }
+        stack.push((line.last(start, length), signature, class));
+    }
+    peers.addresses.extend(line, emitted.into_iter());
+    hosts
+}
+
+fn with_pod(around: &Signature, groups: &Groups<'_>, group: u32) -> Signature {
+    let mut signature = around.clone();
+    if let Some(group) = groups.groups.get(group as usize) {
+        signature.atoms.extend_from_slice(&group.signature.atoms);
+        signature.atoms.sort_unstable();
+        signature.ports.clone_from(&group.signature.ports);
+    }
+    // Whoever owns an address in a Service range is not a Service.
+    signature.in_service_range = false;
+    signature
+}
+
+fn insert(atoms: &mut Vec<AtomId>, atom: AtomId) {
+    if let Err(position) = atoms.binary_search(&atom) {
+        atoms.insert(position, atom);
+    }
+}

@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What each ruleset says of each class, as interned port sets and decisions.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    ClassId, DecisionId, PodTable, PortSetId, Row, RowId,
+    hash::FastMap,
+    peers::Peers,
+    reduce::{By, Candidate, Exempt, Outcome, Situation, explain, reduce},
+    rules::{Peers as RulePeers, Rule},
+    subjects::{RuleId, Ruleset, RulesetId, Subjects, id},
+};
+use crate::{
+    Decision, Reason, Verdict,
+    model::{ContainerPort, Direction, Tier},
+    portmap::PortMap,
+};
+
+/// Builds rows, and interns what they share.
+pub(super) struct Builder<'a> {
+    subjects: &'a Subjects<'a>,
+    peers: &'a Peers,
+    /// Classes in which each atom holds.
+    classes_of_atom: Vec<Vec<ClassId>>,
+    decisions: Vec<Arc<Decision>>,
+    decision_ids: FastMap<GlobalOutcome, DecisionId>,
+    port_sets: Vec<PortMap<DecisionId>>,
+    port_set_ids: FastMap<PortMap<DecisionId>, PortSetId>,
+}
+
+/// The rows of all rulesets.
+pub(super) struct Rows {
+    /// As [`super::Tables::rows`].
+    pub(super) rows: Vec<Row>,
+    /// Port set of the subject's own class per ruleset and class, for traffic through a Service.
+    own: FastMap<(RulesetId, ClassId), PortSetId>,
+}
+
+/// An [`Outcome`] whose indices mean the same for every ruleset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum GlobalOutcome {
+    Rule(RuleId, [Option<RuleId>; 2]),
+    Isolated(u32, [Option<RuleId>; 2]),
+    Exempt(Exempt, [Option<RuleId>; 2]),
+    Default([Option<RuleId>; 2]),
+}
+
+impl<'a> Builder<'a> {
+    pub(super) fn new(subjects: &'a Subjects<'a>, peers: &'a Peers) -> Self {
+        let mut classes_of_atom = vec![Vec::new(); subjects.atoms.0.len()];
+        for (class, signature) in (ClassId::FIRST.0..).map(ClassId).zip(&peers.signatures) {
+            for atom in &signature.atoms {
+                if let Some(classes) = classes_of_atom.get_mut(atom.0 as usize) {
+                    classes.push(class);
+                }
+            }
+        }
+        let nothing = |verdict| {
+            Arc::new(Decision {
+                verdict,
+                tier: Tier::Default,
+                reason: Reason::Default,
+                passed: vec![],
+            })
+        };
+        Self {
+            subjects,
+            peers,
+            classes_of_atom,
+            decisions: vec![nothing(Verdict::Deny), nothing(Verdict::Allow)],
+            decision_ids: FastMap::default(),
+            port_sets: vec![
+                PortMap::uniform(DecisionId::NONE),
+                PortMap::uniform(DecisionId::DEFER),
+            ],
+            port_set_ids: FastMap::default(),
+        }
+    }
+
+    /// Builds the row of every ruleset.
+    pub(super) fn rows(&mut self) -> Rows {
+        let mut own_classes: FastMap<RulesetId, Vec<ClassId>> = FastMap::default();
+        for (subject, classes) in self.subjects.pods.iter().zip(&self.peers.subjects) {
+            for ruleset in [subject.ingress, subject.egress].into_iter().flatten() {
+                own_classes.entry(ruleset).or_default().extend(classes);
+            }
+        }
+        let mut rows = Rows {
+            rows: vec![Row::default()],
+            own: FastMap::default(),
+        };
+        let mut touched = vec![Vec::new(); self.peers.class_count() as usize];
+        for (ruleset_id, ruleset) in (0..).map(RulesetId).zip(&self.subjects.rulesets) {
+            let mut own = own_classes.remove(&ruleset_id).unwrap_or_default();
+            own.sort_unstable();
+            own.dedup();
+            let mut row = RowBuilder::new(self, ruleset);
+            row.touch(&mut touched);
+            let port_sets = row.port_sets(&touched);
+            for class in own {
+                let matching = touched.get(class.0 as usize).map_or(&[][..], Vec::as_slice);
+                let port_set = row.port_set(class, matching, Some(Exempt::SelfTraffic));
+                rows.own.insert((ruleset_id, class), port_set);
+            }
+            let policies = row.policies();
+            touched.iter_mut().for_each(Vec::clear);
+            rows.rows.push(Row {
+                port_sets,
+                policies,
+            });
+        }
+        rows
+    }
+
+    /// The tables of the pods in scope.
+    pub(super) fn pods(&self, rows: &Rows) -> BTreeMap<crate::model::PodKey, PodTable> {
+        // INVARIANT: row 0 is none, so ruleset `i` has row `i + 1`.
+        let row = |ruleset: Option<RulesetId>| ruleset.map(|RulesetId(index)| RowId(index + 1));
+        let subjects = self.subjects.pods.iter().zip(&self.peers.subjects);
+        let tables = subjects.map(|(subject, classes)| {
+            let own = |ruleset: Option<RulesetId>, class: ClassId| {
+                ruleset
+                    .and_then(|ruleset| rows.own.get(&(ruleset, class)).copied())
+                    .unwrap_or_default()
+            };
+            let table = PodTable {
+                ingress: row(subject.ingress),
+                egress: row(subject.egress),
+                own: classes.map(|class| (own(subject.ingress, class), own(subject.egress, class))),
+                classes: *classes,
+                addresses: subject.pod.addresses.clone(),
+            };
+            (subject.pod.key.clone(), table)
+        });
+        tables.collect()
+    }
+
+    pub(super) fn port_sets(&mut self) -> Vec<PortMap<DecisionId>> {
+        std::mem::take(&mut self.port_sets)
+    }
+
+    pub(super) fn decisions(&mut self) -> Vec<Arc<Decision>> {
+        std::mem::take(&mut self.decisions)
+    }
+
+    fn intern_port_set(&mut self, port_set: PortMap<DecisionId>) -> PortSetId {
+        let list = &mut self.port_sets;
+        *self
+            .port_set_ids
+            .entry(port_set)
+            .or_insert_with_key(|port_set| {
+                list.push(port_set.clone());
+                PortSetId(id(list.len() - 1))
+            })
+    }
+}
+
+/// The rules that match a class, and the class's ports where the rules name any.
+type Matching = (Vec<u32>, Vec<ContainerPort>, Option<Exempt>);
+
+struct RowBuilder<'b, 'a> {
+    builder: &'b mut Builder<'a>,
+    ruleset: &'b Ruleset,
+    rules: Vec<&'b Rule>,
+    /// Indices of rules that match every class.
+    everywhere: Vec<u32>,
+    has_names: bool,
+    memo: FastMap<Matching, PortSetId>,
+}
+
+impl<'b, 'a: 'b> RowBuilder<'b, 'a> {
+    fn new(builder: &'b mut Builder<'a>, ruleset: &'b Ruleset) -> Self {
+        let subjects = builder.subjects;
+        let rules: Vec<_> = ruleset
+            .rules
+            .iter()
+            .filter_map(|rule| subjects.rules.get(rule.0 as usize))
+            .collect();
+        let all = |rule: &Rule| matches!(rule.peers, RulePeers::All);
+        Self {
+            everywhere: (0..)
+                .zip(&rules)
+                .filter(|(_, rule)| all(rule))
+                .map(|(index, _)| index)
+                .collect(),
+            has_names: rules.iter().any(|rule| rule.port_names().next().is_some()),
+            builder,
+            ruleset,
+            rules,
+            memo: FastMap::default(),
+        }
+    }
+
+    /// Notes for each class which rules match it, in order.
+    fn touch(&self, touched: &mut [Vec<u32>]) {
+        for (index, rule) in (0u32..).zip(&self.rules) {
+            let RulePeers::Any(atoms) = &rule.peers else {
+                continue;
+            };
+            let classes = atoms
+                .iter()
+                .filter_map(|atom| self.builder.classes_of_atom.get(atom.0 as usize));
+            for class in classes.flatten() {
+                if let Some(matching) = touched.get_mut(class.0 as usize)
+                    && matching.last() != Some(&index)
+                {
+                    matching.push(index);
+                }
+            }
+        }
+    }
+
+    fn port_sets(&mut self, touched: &[Vec<u32>]) -> Vec<PortSetId> {
+        // Most classes match only what matches everywhere.
+        let mut common: Option<PortSetId> = None;
+        let depends_on_peer = self.has_names && self.ruleset.direction == Direction::Egress;
+        let depends_on_node = self.ruleset.direction == Direction::Egress;
+        (0..)
+            .map(ClassId)
+            .zip(touched)
+            .map(|(class, matching)| {
+                if class < ClassId::HOST {
+                    return PortSetId::NONE;
+                }
+                if class == ClassId::HOST {
+                    // No rule but one that matches everything can name the pod's own node as a source.
+                    return self.port_set(class, &[], Some(Exempt::LocalNode));
+                }
+                let signature = self.builder.peers.signature(class);
+                if depends_on_node && signature.is_some_and(|s| s.in_service_range) {
+                    return PortSetId::DEFER;
+                }
+                let own_node = depends_on_node && signature.is_some_and(|s| s.node.is_some());
+                let exempt = own_node.then_some(Exempt::LocalNode);
+                if !matching.is_empty() || depends_on_peer || exempt.is_some() {
+                    return self.port_set(class, matching, exempt);
+                }
+                if let Some(port_set) = common {
+                    port_set
+                } else {
+                    let port_set = self.port_set(class, matching, None);
+                    common = Some(port_set);
+                    port_set
+                }
+            })
+            .collect()
+    }
+
+    fn port_set(&mut self, class: ClassId, matching: &[u32], exempt: Option<Exempt>) -> PortSetId {
+        let mut matching: Vec<u32> = matching.iter().chain(&self.everywhere).copied().collect();
+        matching.sort_unstable();
+        let named = |index: &u32| {
+            self.rules
+                .get(*index as usize)
+                .is_some_and(|rule| rule.port_names().next().is_some())
+        };
+        let ports = match self.ruleset.direction {
+            _ if !matching.iter().any(named) => Vec::new(),
+            Direction::Ingress => self.ruleset.ports.clone(),
+            Direction::Egress => self
+                .builder
+                .peers
+                .signature(class)
+                .map_or_else(Vec::new, |signature| signature.ports.clone()),
+        };
+        let key = (matching, ports, exempt);
+        if let Some(port_set) = self.memo.get(&key) {
+            return *port_set;
+        }
+        let (matching, ports, _) = &key;
+        let candidates: Vec<_> = matching
+            .iter()
+            .filter_map(|index| {
+                Some(Candidate::new(
+                    *index,
+                    self.rules.get(*index as usize)?,
+                    ports,
+                ))
+            })
+            .collect();
+        let situation = Situation {
+            isolated: self.ruleset.isolating.is_some(),
+            exempt,
+        };
+        let outcomes = reduce(&candidates, situation);
+        let decisions = outcomes.map(|outcome| self.decision(*outcome));
+        let port_set = self.builder.intern_port_set(decisions);
+        self.memo.insert(key, port_set);
+        port_set
+    }
+
+    fn decision(&mut self, outcome: Outcome) -> DecisionId {
+        let rule = |index: u32| {
+            self.ruleset
+                .rules
+                .get(index as usize)
+                .copied()
+                .unwrap_or(RuleId(u32::MAX))
+        };
+        let passed = outcome.passed.map(|index| index.map(rule));
+        let global = match outcome.by {
+            By::Rule(index) => GlobalOutcome::Rule(rule(index), passed),
+            By::Isolated => {
+                GlobalOutcome::Isolated(self.ruleset.isolating.unwrap_or(u32::MAX), passed)
+            }
+            By::Exempt(exempt) => GlobalOutcome::Exempt(exempt, passed),
+            By::Default => GlobalOutcome::Default(passed),
+        };
+        if let Some(decision) = self.builder.decision_ids.get(&global) {
+            return *decision;
+        }
+        let isolating = self
+            .ruleset
+            .isolating
+            .and_then(|list| self.builder.subjects.isolating.get(list as usize));
+        let decision = explain(outcome, &self.rules, isolating.map_or(&[], Vec::as_slice));
+        self.builder.decisions.push(Arc::new(decision));
+        let decision = DecisionId(id(self.builder.decisions.len() - 1));
+        self.builder.decision_ids.insert(global, decision);
+        decision
+    }
+
+    /// The policies whose rules are in the row, sorted.
+    fn policies(&self) -> Vec<Arc<str>> {
+        let mut policies: Vec<_> = self
+            .rules
+            .iter()
+            .map(|rule| rule.reference.policy.to_string())
+            .collect();
+        policies.sort_unstable();
+        policies.dedup();
+        policies.into_iter().map(Arc::from).collect()
+    }
+}

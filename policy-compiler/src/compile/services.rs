@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What rows say of Services, whose addresses are still on packets when they leave a pod.
+//!
+//! Policy speaks of the endpoint a connection ends up at. Where a ruleset has the same verdict for every
+//! endpoint of a Service port, that is the verdict of the Service's address and port; where it has not,
+//! the datapath judges the packet again behind address translation.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use super::{
+    ClassId, DecisionId, PortSetId, RowId, Tables, hash::FastMap, peers::Peers, subjects::id,
+};
+use crate::{
+    Snapshot, Verdict,
+    model::{Protocol, Service, ServicePort},
+    portmap::PortMap,
+};
+
+/// Adds a column for every distinct vector of Service verdicts, and the Services that have it.
+pub(super) fn add(snapshot: &Snapshot, node: &Arc<str>, peers: &Peers, tables: &mut Tables) {
+    debug_assert_eq!(peers.class_count(), tables.classes);
+    let own_addresses: &[IpAddr] = snapshot.nodes.get(node).map_or(&[], |node| &node.addresses);
+    // Pods of this node that use each row, by address: their own verdict counts where they are endpoints.
+    let mut egress_rows: Vec<RowId> = tables.pods.values().filter_map(|pod| pod.egress).collect();
+    egress_rows.sort_unstable();
+    egress_rows.dedup();
+    let mut local: FastMap<IpAddr, (RowId, PortSetId)> = FastMap::default();
+    for pod in tables.pods.values() {
+        for address in &pod.addresses {
+            let (_, own) = pod.own[usize::from(address.is_ipv6())];
+            local.extend(pod.egress.map(|row| (*address, (row, own))));
+        }
+    }
+    let mut columns: BTreeMap<Vec<PortSetId>, ClassId> = BTreeMap::new();
+    let mut uniform: FastMap<DecisionId, PortSetId> = FastMap::default();
+    for service in snapshot.services.values() {
+        for port in &service.ports {
+            let verdicts: Vec<_> = egress_rows
+                .iter()
+                .map(|row| verdict(tables, *row, port, own_addresses, &local))
+                .collect();
+            let column: Vec<PortSetId> = verdicts
+                .into_iter()
+                .map(|decision| match decision {
+                    None => PortSetId::DEFER,
+                    Some(decision) => *uniform.entry(decision).or_insert_with(|| {
+                        let map = PortMap::uniform(decision);
+                        let known = tables.port_sets.iter().position(|known| *known == map);
+                        PortSetId(id(known.unwrap_or_else(|| {
+                            tables.port_sets.push(map);
+                            tables.port_sets.len() - 1
+                        })))
+                    }),
+                })
+                .collect();
+            let next = ClassId(tables.classes);
+            let class = *columns.entry(column).or_insert(next);
+            if class == next {
+                tables.classes += 1;
+            }
+            for key in keys(service, port, own_addresses) {
+                tables.services.insert(key, class);
+            }
+        }
+    }
+    let mut by_class: Vec<(ClassId, Vec<PortSetId>)> = columns
+        .into_iter()
+        .map(|(column, class)| (class, column))
+        .collect();
+    by_class.sort_unstable();
+    for (index, row) in egress_rows.iter().enumerate() {
+        if let Some(row) = tables.rows.get_mut(row.0 as usize) {
+            row.port_sets
+                .extend(by_class.iter().filter_map(|(_, column)| column.get(index)));
+        }
+    }
+}
+
+/// The addresses, protocol and port at which pods of this node meet the Service port.
+fn keys(
+    service: &Service,
+    port: &ServicePort,
+    own_addresses: &[IpAddr],
+) -> Vec<(IpAddr, Protocol, u16)> {
+    let cluster = service
+        .addresses
+        .iter()
+        .map(|address| (*address, port.protocol, port.port));
+    let node_port = own_addresses
+        .iter()
+        .map(|address| (*address, port.protocol, port.node_port));
+    cluster
+        .chain(node_port.filter(|_| port.node_port != 0))
+        .collect()
+}
+
+/// The decision that all endpoints share, or `None` to judge after translation.
+fn verdict(
+    tables: &Tables,
+    row: RowId,
+    port: &ServicePort,
+    own_addresses: &[IpAddr],
+    local: &FastMap<IpAddr, (RowId, PortSetId)>,
+) -> Option<DecisionId> {
+    let decide = |port_set: PortSetId, to: u16| {
+        let set = tables.port_sets.get(port_set.0 as usize);
+        set.map_or(DecisionId::NONE, |set| *set.at(port.protocol, to))
+    };
+    let denies = |id: DecisionId| {
+        tables
+            .decisions
+            .get(id.0 as usize)
+            .is_none_or(|d| d.verdict == Verdict::Deny)
+    };
+    let mut all: Vec<(DecisionId, bool)> = Vec::new();
+    for backend in &port.backends {
+        let class = tables.addresses.class_of(backend.address);
+        let decision = decide(tables.port_set(row, class), backend.port);
+        all.push((decision, own_addresses.contains(&backend.address)));
+        if let Some((_, own)) = local
+            .get(&backend.address)
+            .filter(|(own_row, _)| *own_row == row)
+        {
+            all.push((decide(*own, backend.port), false));
+        }
+    }
+    // A connection to an endpoint on this node itself passes no hook behind translation: if it were
+    // denied, the whole Service has to be.
+    if let Some((decision, _)) = all
+        .iter()
+        .find(|(decision, local)| *local && denies(*decision))
+    {
+        return Some(*decision);
+    }
+    // Endpoints that nobody lists yet are left to the hooks behind translation, as are differing ones.
+    let (first, _) = all.first()?;
+    let same = *first != DecisionId::DEFER && all.iter().all(|(d, _)| denies(*d) == denies(*first));
+    same.then_some(*first)
+}
