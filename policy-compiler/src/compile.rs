@@ -217,7 +217,8 @@ impl Tables {
             Family::V4 => 0,
             Family::V6 => 1,
         };
-        let host = peer.node.is_some() && peer.node == pod.node && direction == Direction::Ingress;
+        let own_node = peer.node.is_some() && peer.node == pod.node;
+        let host = own_node && (direction == Direction::Ingress || peer.address.is_none());
         let port_set = if own {
             let (ingress, egress) = table.own[family];
             match direction {

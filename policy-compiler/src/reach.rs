@@ -198,7 +198,7 @@ impl<'a> Reach<'a> {
         };
         Party {
             pod,
-            node: node.map(|node| node.name.clone()),
+            node: node.cloned(),
             address: Some(address),
         }
     }

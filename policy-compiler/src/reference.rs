@@ -116,7 +116,7 @@ fn resolve_address(snapshot: &Snapshot, address: Option<IpAddr>) -> End<'_> {
     if let Some(pod) = snapshot.pod_at(ip) {
         return End::pod(pod, address);
     }
-    let node = snapshot.node_at(ip).map(|node| &*node.name);
+    let node = snapshot.node_at(ip).map(|name| &**name);
     End {
         node,
         address,

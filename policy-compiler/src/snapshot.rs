@@ -121,9 +121,22 @@ impl Snapshot {
             })
     }
 
-    /// The first node by name that `address` belongs to ([`Node::owns`]).
-    pub fn node_at(&self, address: IpAddr) -> Option<&Arc<Node>> {
-        self.nodes.values().find(|node| node.owns(address))
+    /// The name of the node that `address` belongs to: the first by name that owns it
+    /// ([`Node::owns`]), or else the node of the first hostNetwork pod by name that reports it, for
+    /// input that holds pods but not their nodes.
+    pub fn node_at(&self, address: IpAddr) -> Option<&Arc<str>> {
+        let node = self
+            .nodes
+            .values()
+            .find(|node| node.owns(address))
+            .map(|node| &node.name);
+        node.or_else(|| {
+            let reports = |pod: &&Arc<Pod>| pod.host_network && pod.addresses.contains(&address);
+            self.pods
+                .values()
+                .filter(reports)
+                .find_map(|pod| pod.node.as_ref())
+        })
     }
 
     /// The addresses learned for any name that `patterns` cover.

@@ -86,7 +86,8 @@ pub(super) fn classify(snapshot: &Snapshot, scope: &Scope, subjects: &Subjects<'
                     .addresses
                     .iter()
                     .find_map(|a| family.bits_of(*a));
-                match address.and_then(|a| hosts[usize::from(family.index)].get(&a)) {
+                let host = address.zip(groups.of(subject.pod));
+                match host.and_then(|host| hosts[usize::from(family.index)].get(&host)) {
                     Some(class) => *class,
                     // Without an address only selectors and names see the pod.
                     None => peers.intern(groups.signature_of(subject.pod)),
@@ -354,15 +355,19 @@ fn events<'a>(
             .for_each(|cidr| prefix(cidr, Mark::ServiceRange));
     }
     if snapshot.options.local_node_egress {
-        for node in snapshot.nodes.values() {
-            let gateways = node.pod_cidrs.iter().filter_map(|cidr| cidr.hosts().next());
-            for address in node.addresses.iter().copied().chain(gateways) {
-                if snapshot
-                    .node_at(address)
-                    .is_some_and(|owner| owner.name == node.name)
-                {
-                    prefix(&IpNet::from(address), Mark::Node(&node.name));
-                }
+        let own = snapshot
+            .nodes
+            .values()
+            .flat_map(|node| node.own_addresses());
+        let hosts = snapshot.pods.values().filter(|pod| pod.host_network);
+        let mut own: Vec<_> = own
+            .chain(hosts.flat_map(|pod| pod.addresses.iter().copied()))
+            .collect();
+        own.sort_unstable();
+        own.dedup();
+        for address in own {
+            if let Some(name) = snapshot.node_at(address) {
+                prefix(&IpNet::from(address), Mark::Node(name));
             }
         }
     }
@@ -400,7 +405,7 @@ fn walk(
     events: &[Event<'_>],
     groups: &Groups<'_>,
     peers: &mut Peers,
-) -> FastMap<u128, ClassId> {
+) -> FastMap<(u128, u32), ClassId> {
     let mut hosts = FastMap::default();
     let mut stack = vec![(line.last(0, 0), Signature::default(), ClassId::FIRST)];
     let mut memo: FastMap<(ClassId, u32), ClassId> = FastMap::default();
@@ -430,7 +435,7 @@ fn walk(
                 memo.insert((outer, *group), class);
                 class
             };
-            hosts.insert(start, class);
+            hosts.insert((start, *group), class);
             if class != outer {
                 emitted.push((start, length, class));
             }
@@ -446,23 +451,17 @@ fn walk(
                 Mark::Pod(..) => {}
             }
         }
-        let owner = at.iter().find_map(|event| match event.mark {
-            Mark::Pod(.., group) => Some(group),
-            Mark::Holds(_) | Mark::Except(_) | Mark::ServiceRange | Mark::Node(_) => None,
-        });
-        if let Some(group) = owner {
-            signature = with_pod(
-                &Signature {
-                    node: None,
-                    ..signature
-                },
-                groups,
-                group,
-            );
-        }
-        let class = peers.intern(signature.clone());
-        if owner.is_some() {
-            hosts.insert(start, class);
+        let mut class = peers.intern(signature.clone());
+        // Pods that claim the address see each other as who they are; to others the first owns it.
+        let owned = Signature {
+            node: None,
+            ..signature.clone()
+        };
+        for event in at.iter().rev() {
+            if let Mark::Pod(.., group) = event.mark {
+                class = peers.intern(with_pod(&owned, groups, group));
+                hosts.insert((start, group), class);
+            }
         }
         match emitted.last_mut() {
             Some(last) if (last.0, last.1) == (start, length) => last.2 = class,

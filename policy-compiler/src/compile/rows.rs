@@ -214,8 +214,8 @@ impl<'b, 'a: 'b> RowBuilder<'b, 'a> {
     fn port_sets(&mut self, touched: &[Vec<u32>]) -> Vec<PortSetId> {
         // Most classes match only what matches everywhere.
         let mut common: Option<PortSetId> = None;
-        let depends_on_peer = self.has_names && self.ruleset.direction == Direction::Egress;
-        let depends_on_node = self.ruleset.direction == Direction::Egress;
+        let is_egress = self.ruleset.direction == Direction::Egress;
+        let depends_on_peer = self.has_names && is_egress;
         (0..)
             .map(ClassId)
             .zip(touched)
@@ -224,14 +224,17 @@ impl<'b, 'a: 'b> RowBuilder<'b, 'a> {
                     return PortSetId::NONE;
                 }
                 if class == ClassId::HOST {
-                    // No rule but one that matches everything can name the pod's own node as a source.
-                    return self.port_set(class, &[], Some(Exempt::LocalNode));
+                    // No rule but one that matches everything can name the pod's own node as a source,
+                    // or as a destination whose address is unknown.
+                    let exempt = !is_egress || self.ruleset.node.is_some();
+                    return self.port_set(class, &[], exempt.then_some(Exempt::LocalNode));
                 }
                 let signature = self.builder.peers.signature(class);
-                if depends_on_node && signature.is_some_and(|s| s.in_service_range) {
+                if is_egress && signature.is_some_and(|s| s.in_service_range) {
                     return PortSetId::DEFER;
                 }
-                let own_node = depends_on_node && signature.is_some_and(|s| s.node.is_some());
+                let own_node = self.ruleset.node.is_some()
+                    && signature.is_some_and(|signature| signature.node == self.ruleset.node);
                 let exempt = own_node.then_some(Exempt::LocalNode);
                 if !matching.is_empty() || depends_on_peer || exempt.is_some() {
                     return self.port_set(class, matching, exempt);

@@ -31,6 +31,8 @@ pub(super) struct Ruleset {
     pub(super) isolating: Option<u32>,
     /// The subject's container ports that its ingress rules name.
     pub(super) ports: Vec<ContainerPort>,
+    /// The subject's node, where NetworkPolicies exempt traffic to it.
+    pub(super) node: Option<Arc<str>>,
 }
 
 /// A pod in scope.
@@ -102,7 +104,12 @@ impl<'a> Finder<'a> {
         }
         let [egress, ingress] = self.selected.get(&key).cloned().unwrap_or_default();
         let ingress = ingress.map(|ruleset| self.intern(self.with_ports(ruleset, pod)));
-        let egress = egress.map(|ruleset| self.intern(ruleset));
+        let egress = egress.map(|mut ruleset| {
+            if self.snapshot.options.local_node_egress {
+                ruleset.node.clone_from(&pod.node);
+            }
+            self.intern(ruleset)
+        });
         self.subjects.pods.push(SubjectPod {
             pod,
             ingress,
@@ -149,6 +156,7 @@ impl<'a> Finder<'a> {
             rules,
             isolating,
             ports: Vec::new(),
+            node: None,
         })
     }
 

@@ -35,11 +35,13 @@ impl Node {
     /// Whether `address` is the node's own: one of its status, or the first host of a pod CIDR, which is
     /// the bridge through which the node's stack talks to its pods.
     pub fn owns(&self, address: IpAddr) -> bool {
-        self.addresses.contains(&address)
-            || self
-                .pod_cidrs
-                .iter()
-                .any(|cidr| gateway(*cidr) == Some(address))
+        self.own_addresses().any(|own| own == address)
+    }
+
+    /// The addresses that [`Node::owns`].
+    pub fn own_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let gateways = self.pod_cidrs.iter().filter_map(|cidr| gateway(*cidr));
+        self.addresses.iter().copied().chain(gateways)
     }
 }
 

@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Everything that can judge a flow, behind one trait: what the corpus and the properties run on.
 
-use policy_compiler::{Flow, Snapshot, Trace, Verdict, reach::Reach, reference};
+use policy_compiler::{
+    Flow, Snapshot, Trace, Verdict,
+    compile::{Scope, compile},
+    reach::Reach,
+    reference,
+};
 
 /// A way to judge flows.
 pub(crate) trait Engine {
@@ -31,7 +36,7 @@ pub(crate) enum Answer {
 
 /// Every engine of this crate, the oracle first.
 pub(crate) fn all() -> Vec<Box<dyn Engine>> {
-    vec![Box::new(Oracle), Box::new(Compiled)]
+    vec![Box::new(Oracle), Box::new(Compiled), Box::new(Tabled)]
 }
 
 /// [`reference::evaluate`].
@@ -58,5 +63,19 @@ impl Engine for Compiled {
     fn load<'a>(&self, snapshot: &'a Snapshot) -> Box<dyn Fn(&Flow) -> Answer + 'a> {
         let reach = Reach::new(snapshot);
         Box::new(move |flow| Answer::Trace(reach.decide(flow)))
+    }
+}
+
+/// [`compile`], the tables of the whole cluster.
+struct Tabled;
+
+impl Engine for Tabled {
+    fn name(&self) -> &'static str {
+        "tables"
+    }
+
+    fn load<'a>(&self, snapshot: &'a Snapshot) -> Box<dyn Fn(&Flow) -> Answer + 'a> {
+        let tables = compile(snapshot, &Scope::Cluster);
+        Box::new(move |flow| Answer::Trace(tables.evaluate(snapshot, flow)))
     }
 }
