@@ -201,7 +201,7 @@ impl Evaluator<'_> {
             self.snapshot.node_at(address),
         ) {
             (Some(pod), _) => Identity::Pod(pod.clone()),
-            (None, Some(node)) => Identity::Node(Some(node.name.clone())),
+            (None, Some(node)) => Identity::Node(Some(node.clone())),
             (None, None) => Identity::External,
         };
         (identity, Address::Known(address))
