@@ -16,11 +16,14 @@
 pub mod compile;
 pub mod diagnostic;
 pub mod lower;
+pub mod manifest;
 pub mod model;
+pub mod parse;
 pub mod partial;
 pub mod portmap;
 pub mod reach;
 pub mod reference;
+
 pub mod snapshot;
 #[cfg(feature = "strategies")]
 pub mod strategies;

@@ -1,0 +1,380 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The documents of a file, with Lists taken apart and what is no manifest refused.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::{
+    Content, Locator, Node,
+    text::{self, Chunk, Malformed},
+};
+use crate::diagnostic::{Diagnostic, Location, ObjectRef, Severity};
+
+/// One Kubernetes object as it was written.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// `apiVersion`; empty if absent.
+    pub api_version: Arc<str>,
+    /// `kind`; empty if absent, then the document is no Kubernetes object.
+    pub kind: Arc<str>,
+    /// `metadata.namespace`, where written.
+    pub namespace: Option<Arc<str>>,
+    /// `metadata.name`, where written.
+    pub name: Option<Arc<str>>,
+    /// The whole object.
+    pub node: Node,
+    /// Where the object starts.
+    pub location: Location,
+}
+
+impl Document {
+    /// The object as JSON.
+    pub fn value(&self) -> Value {
+        self.node.to_value()
+    }
+
+    /// Finds the places of the object's fields.
+    pub fn locator(&self) -> Locator<'_> {
+        Locator::new(&self.location.file, &self.node)
+    }
+
+    /// The object's identity as written.
+    pub fn object_ref(&self) -> ObjectRef {
+        ObjectRef {
+            kind: self.kind.clone(),
+            namespace: self.namespace.clone(),
+            name: self.name.clone().unwrap_or_default(),
+        }
+    }
+}
+
+/// Reads every document of a YAML or JSON file called `file`.
+///
+/// Lists (`List`, `PodList`, ...) are replaced by their items, however deep; empty documents vanish.
+/// Each document that cannot be read is one diagnostic with its place, and does not hide the others.
+pub fn read(file: &str, text: &str) -> (Vec<Document>, Vec<Diagnostic>) {
+    let mut reader = FileReader {
+        file: file.into(),
+        documents: Vec::new(),
+        diagnostics: Vec::new(),
+    };
+    if let Some(tool) = BuiltBy::of(file) {
+        reader.refuse_build_file(tool);
+        return (reader.documents, reader.diagnostics);
+    }
+    for chunk in text::split(text) {
+        match text::parse(&chunk) {
+            Ok(nodes) => {
+                for node in nodes {
+                    reader.document(node, &chunk);
+                }
+            }
+            Err(malformed) => reader.malformed(&chunk, malformed),
+        }
+    }
+    (reader.documents, reader.diagnostics)
+}
+
+struct FileReader {
+    file: Arc<str>,
+    documents: Vec<Document>,
+    diagnostics: Vec<Diagnostic>,
+}
+
+impl FileReader {
+    fn document(&mut self, node: Node, chunk: &Chunk<'_>) {
+        let (line, column) = (node.line, node.column);
+        match &node.content {
+            Content::Null => {}
+            Content::Map(_) => {
+                let template = chunk
+                    .text
+                    .contains("{{")
+                    .then(|| find_template(&node, true));
+                if let Some(Some((line, column))) = template {
+                    self.helm_template(chunk, line, column);
+                } else {
+                    self.object(node, None);
+                }
+            }
+            Content::Bool(_) | Content::Number(_) | Content::String(_) | Content::List(_) => {
+                let found = describe(&node.content);
+                self.report(
+                    MALFORMED,
+                    format!("expected a Kubernetes object, found {found}"),
+                    line,
+                    column,
+                );
+            }
+        }
+    }
+
+    /// Takes a document apart if it is a list. `parent` says what items of a typed list are.
+    fn object(&mut self, mut node: Node, parent: Option<(&str, &str)>) {
+        let text = |node: &Node, key| node.get(key).and_then(Node::as_str).map(str::to_owned);
+        let kind = text(&node, "kind").or_else(|| parent.map(|p| p.1.to_owned()));
+        let api_version = text(&node, "apiVersion").or_else(|| parent.map(|p| p.0.to_owned()));
+        let kind = kind.unwrap_or_default();
+        let api_version = api_version.unwrap_or_default();
+        self.boolean_keys(&node);
+        if let Some(items) = list_items(&kind, &mut node) {
+            let item_kind = kind.strip_suffix("List").unwrap_or_default();
+            let parent = (!item_kind.is_empty()).then_some((api_version.as_str(), item_kind));
+            for item in items {
+                match item.content {
+                    Content::Map(_) => self.object(item, parent),
+                    Content::Null
+                    | Content::Bool(_)
+                    | Content::Number(_)
+                    | Content::String(_)
+                    | Content::List(_) => {
+                        let found = describe(&item.content);
+                        let message = format!("expected an object in `items`, found {found}");
+                        self.report(MALFORMED, message, item.line, item.column);
+                    }
+                }
+            }
+            return;
+        }
+        if kind == "Kustomization" || api_version.starts_with("kustomize.config.k8s.io/") {
+            self.report_build_file(BuiltBy::Kustomize, node.line, node.column);
+            return;
+        }
+        if kind.is_empty() && (!api_version.is_empty() || node.get("metadata").is_some()) {
+            self.report(
+                MALFORMED,
+                "`kind` is missing".to_owned(),
+                node.line,
+                node.column,
+            );
+            return;
+        }
+        let metadata = |key| {
+            let text = node.get("metadata")?.get(key)?.as_str()?;
+            Some(Arc::from(text))
+        };
+        self.documents.push(Document {
+            namespace: metadata("namespace"),
+            name: metadata("name"),
+            api_version: api_version.into(),
+            kind: kind.into(),
+            location: self.place(node.line, node.column),
+            node,
+        });
+    }
+
+    fn boolean_keys(&mut self, node: &Node) {
+        match &node.content {
+            Content::Map(entries) => {
+                for entry in entries {
+                    if entry.boolean_key {
+                        self.diagnostics.push(Diagnostic {
+                            id: "yaml-boolean-name",
+                            severity: Severity::Warning,
+                            message: format!("YAML reads this key as the boolean `{}`", entry.key),
+                            object: None,
+                            path: String::new(),
+                            at: Some(self.place(entry.line, entry.column)),
+                            help: Some("put the key in quotes".to_owned()),
+                        });
+                    }
+                    self.boolean_keys(&entry.value);
+                }
+            }
+            Content::List(items) => items.iter().for_each(|item| self.boolean_keys(item)),
+            Content::Null | Content::Bool(_) | Content::Number(_) | Content::String(_) => {}
+        }
+    }
+
+    fn malformed(&mut self, chunk: &Chunk<'_>, malformed: Malformed) {
+        let Malformed {
+            message,
+            line,
+            column,
+        } = malformed;
+        if chunk.text.contains("{{") {
+            self.helm_template(chunk, line, column);
+            return;
+        }
+        let help = message
+            .starts_with("tabs ")
+            .then(|| "YAML is indented with spaces only".to_owned());
+        let diagnostic = self.report(MALFORMED, message, line, column);
+        diagnostic.help = help;
+        diagnostic.object = sniff(chunk.text);
+    }
+
+    fn helm_template(&mut self, chunk: &Chunk<'_>, line: u32, column: u32) {
+        let object = sniff(chunk.text);
+        let message = "this is a template, not a manifest: `{{` is left to be filled in".to_owned();
+        let diagnostic = self.report("helm-template", message, line, column);
+        diagnostic.object = object;
+        diagnostic.help = Some(BuiltBy::Helm.help().to_owned());
+    }
+
+    fn refuse_build_file(&mut self, tool: BuiltBy) {
+        self.report_build_file(tool, 1, 1);
+    }
+
+    fn report_build_file(&mut self, tool: BuiltBy, line: u32, column: u32) {
+        let (id, message) = match tool {
+            BuiltBy::Kustomize => (
+                "kustomization-directory",
+                "this directory is input of kustomize, not manifests",
+            ),
+            BuiltBy::Helm => (
+                "helm-chart",
+                "this directory is a Helm chart, not manifests",
+            ),
+        };
+        self.report(id, message.to_owned(), line, column).help = Some(tool.help().to_owned());
+    }
+
+    fn report(
+        &mut self,
+        id: &'static str,
+        message: String,
+        line: u32,
+        column: u32,
+    ) -> &mut Diagnostic {
+        let at = Some(self.place(line, column));
+        self.diagnostics.push(Diagnostic {
+            id,
+            severity: Severity::Error,
+            message,
+            object: None,
+            path: String::new(),
+            at,
+            help: None,
+        });
+        let last = self.diagnostics.len() - 1;
+        &mut self.diagnostics[last]
+    }
+
+    fn place(&self, line: u32, column: u32) -> Location {
+        Location {
+            file: self.file.clone(),
+            line,
+            column,
+        }
+    }
+}
+
+/// The programs whose input looks like manifests.
+#[derive(Clone, Copy)]
+enum BuiltBy {
+    Helm,
+    Kustomize,
+}
+
+impl BuiltBy {
+    fn of(file: &str) -> Option<Self> {
+        match file.rsplit(['/', '\\']).next() {
+            Some("kustomization.yaml" | "kustomization.yml" | "Kustomization") => {
+                Some(Self::Kustomize)
+            }
+            Some("Chart.yaml" | "Chart.yml") => Some(Self::Helm),
+            _ => None,
+        }
+    }
+
+    const fn help(self) -> &'static str {
+        match self {
+            Self::Helm => {
+                "read the rendered chart: `--helm CHART`, or `helm template CHART | netpol-analyze -f -`"
+            }
+            Self::Kustomize => {
+                "read what it builds: `-k DIR`, or `kustomize build DIR | netpol-analyze -f -`"
+            }
+        }
+    }
+}
+
+/// The id of diagnostics about text that holds no object.
+const MALFORMED: &str = "malformed-document";
+
+/// The ids of diagnostics that stand for a document nobody could read.
+pub(super) const UNREADABLE: [&str; 4] = [
+    MALFORMED,
+    "helm-template",
+    "helm-chart",
+    "kustomization-directory",
+];
+
+fn list_items(kind: &str, node: &mut Node) -> Option<Vec<Node>> {
+    if !kind.ends_with("List") {
+        return None;
+    }
+    let Content::Map(entries) = &mut node.content else {
+        return None;
+    };
+    let items = entries.iter_mut().find(|entry| entry.key == "items")?;
+    match std::mem::replace(&mut items.value.content, Content::Null) {
+        Content::List(items) => Some(items),
+        Content::Null => Some(Vec::new()),
+        other => {
+            items.value.content = other;
+            None
+        }
+    }
+}
+
+/// The first string with template braces in a part of the object that decides about traffic. Commands,
+/// annotations and other free text of containers may hold braces of their own.
+fn find_template(node: &Node, top: bool) -> Option<(u32, u32)> {
+    match &node.content {
+        Content::String(text) => {
+            (text.contains("{{") && text.contains("}}")).then_some((node.line, node.column))
+        }
+        Content::List(items) => items.iter().find_map(|item| find_template(item, false)),
+        Content::Map(entries) => entries
+            .iter()
+            .filter(|entry| !matches!(&*entry.key, "annotations" | "containers" | "initContainers"))
+            .filter(|entry| {
+                !top || matches!(
+                    &*entry.key,
+                    "kind" | "apiVersion" | "metadata" | "spec" | "items"
+                )
+            })
+            .find_map(|entry| {
+                let key = entry
+                    .key
+                    .contains("{{")
+                    .then_some((entry.line, entry.column));
+                key.or_else(|| find_template(&entry.value, false))
+            }),
+        Content::Null | Content::Bool(_) | Content::Number(_) => None,
+    }
+}
+
+/// What an unreadable document seems to be, from its lines.
+fn sniff(text: &str) -> Option<ObjectRef> {
+    let field = |indented: bool, key: &str| {
+        text.lines().find_map(|line| {
+            let content = line.trim_start();
+            let value = content.strip_prefix(key)?.strip_prefix(':')?;
+            let value = value.split('#').next()?.trim().trim_matches(['"', '\'']);
+            let fits = (content.len() < line.len()) == indented
+                && !value.is_empty()
+                && !value.contains("{{");
+            fits.then(|| Arc::<str>::from(value))
+        })
+    };
+    Some(ObjectRef {
+        kind: field(false, "kind")?,
+        namespace: field(true, "namespace"),
+        name: field(true, "name").unwrap_or_default(),
+    })
+}
+
+pub(crate) fn describe(content: &Content) -> &'static str {
+    match content {
+        Content::Null => "nothing",
+        Content::Bool(_) => "a boolean",
+        Content::Number(_) => "a number",
+        Content::String(_) => "a string",
+        Content::List(_) => "a list",
+        Content::Map(_) => "an object",
+    }
+}

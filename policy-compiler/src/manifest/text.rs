@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How a file's text falls into documents, and each document into a tree of nodes.
+
+use serde_saphyr::{Error, alias_limits, budget, budget::BudgetBreach, options};
+
+use super::Node;
+
+/// A piece of a file between document markers.
+pub(super) struct Chunk<'a> {
+    /// Lines of the file before the piece.
+    pub(super) lines_before: u32,
+    pub(super) text: &'a str,
+}
+
+/// Why a piece of text is no document.
+pub(super) struct Malformed {
+    pub(super) message: String,
+    pub(super) line: u32,
+    pub(super) column: u32,
+}
+
+/// Splits `text` at document markers, as kubectl does, so that one malformed document leaves the others
+/// readable. YAML allows `---` at the start of a line nowhere else, not even inside a scalar. Pieces
+/// without content are left out; directives stay with the document they precede.
+pub(super) fn split(text: &str) -> Vec<Chunk<'_>> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut chunks = Vec::new();
+    let mut start = Chunk {
+        lines_before: 0,
+        text,
+    };
+    let mut offset = 0;
+    let mut begin = 0;
+    let mut has_content = false;
+    for (line, content) in (0..).zip(text.split_inclusive('\n')) {
+        let opens = is_marker(content, "---");
+        if opens && has_content {
+            start.text = text.get(begin..offset).unwrap_or_default();
+            chunks.push(std::mem::replace(
+                &mut start,
+                Chunk {
+                    lines_before: line,
+                    text,
+                },
+            ));
+            begin = offset;
+            has_content = false;
+        }
+        let body = if opens {
+            content.get(3..).unwrap_or_default()
+        } else {
+            content
+        };
+        let body = body.trim_start();
+        has_content |= !(body.is_empty()
+            || body.starts_with('#')
+            || body.starts_with('%') && content.starts_with('%')
+            || is_marker(content, "..."));
+        offset += content.len();
+    }
+    if has_content {
+        start.text = text.get(begin..).unwrap_or_default();
+        chunks.push(start);
+    }
+    chunks
+}
+
+fn is_marker(line: &str, marker: &str) -> bool {
+    line.strip_prefix(marker)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
+}
+
+/// Reads one piece; usually that is one document. Positions count from the start of the file.
+pub(super) fn parse(chunk: &Chunk<'_>) -> Result<Vec<Node>, Malformed> {
+    // What is not amplified is bounded by the text itself, which its reader has in memory already.
+    let options = options! {
+        alias_limits: alias_limits! {
+            max_total_replayed_events: 200_000,
+            max_replay_stack_depth: 16,
+        },
+        budget: budget! {
+            max_depth: MAX_DEPTH,
+            max_events: usize::MAX,
+            max_nodes: usize::MAX,
+            max_total_scalar_bytes: usize::MAX,
+            max_total_comment_bytes: usize::MAX,
+            max_documents: usize::MAX,
+        },
+        emit_comments: false,
+        // Kubernetes reads YAML 1.1: `010` is eight.
+        legacy_octal_numbers: true,
+        with_snippet: false,
+    };
+    serde_saphyr::from_multiple_with_options::<Node>(chunk.text, options)
+        .map(|mut nodes| {
+            for node in &mut nodes {
+                node.shift(chunk.lines_before);
+            }
+            nodes
+        })
+        .map_err(|error| {
+            let (line, column) = error.location().map_or((1, 1), |at| {
+                (
+                    u32::try_from(at.line()).unwrap_or(u32::MAX),
+                    u32::try_from(at.column()).unwrap_or(u32::MAX),
+                )
+            });
+            Malformed {
+                message: explain(error.without_snippet()),
+                line: chunk.lines_before.saturating_add(line.max(1)),
+                column: column.max(1),
+            }
+        })
+}
+
+fn explain(error: &Error) -> String {
+    match error {
+        Error::DuplicateMappingKey { key: Some(key), .. } => format!("duplicate key `{key}`"),
+        Error::DuplicateMappingKey { key: None, .. } => "duplicate key".to_owned(),
+        Error::Budget {
+            breach: BudgetBreach::Depth { .. },
+            ..
+        } => format!("nested deeper than {MAX_DEPTH} levels"),
+        Error::AliasReplayLimitExceeded { .. } | Error::AliasReplayStackDepthExceeded { .. } => {
+            "aliases expand to more than 200,000 values".to_owned()
+        }
+        other => {
+            let text = other.to_string();
+            let end = text.find(" at line ").unwrap_or(text.len());
+            text.get(..end).unwrap_or_default().to_owned()
+        }
+    }
+}
+
+/// Deepest nesting of lists and mappings; the deepest Kubernetes object has about twenty levels.
+const MAX_DEPTH: usize = 64;
