@@ -10,7 +10,7 @@ use std::{
     ffi::OsStr,
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{self, Command},
 };
 
 const TARGET: &str = "bpfel-unknown-none";
@@ -19,7 +19,15 @@ const LIBRARY: &str = "lib/rustlib/src/rust/library/core";
 const NO_TOOLCHAIN: &str = "no Rust toolchain with library sources and `bpf-linker` was found, which the BPF programs need: \
      run `make setup`, or name a prebuilt object in NETPOL_BPF_OBJECT";
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() {
+    if let Err(error) = run() {
+        // As text: a returned error would be shown with its line breaks escaped.
+        eprintln!("{error}");
+        process::exit(1);
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-env-changed={OVERRIDE}");
     let object = match env::var_os(OVERRIDE) {
         Some(path) => fs::canonicalize(&path)

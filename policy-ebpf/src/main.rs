@@ -1,22 +1,20 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
-//! hello
+//! The kernel half of the datapath: entry points and their maps.
+//!
+//! What is decided is in `policy-ebpf-common`, which is also built and tested on the host. Here is
+//! only what the host cannot have: the context, the maps, the ring buffer.
+
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
+#[cfg(target_arch = "bpf")]
+mod emit;
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod packet;
+#[cfg(target_arch = "bpf")]
+mod programs;
+
+/// On the host there is nothing to run; the agent carries the object built for the BPF target.
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}
-
-#[cfg(target_arch = "bpf")]
-mod bpf {
-    use aya_ebpf::{macros::classifier, programs::TcContext};
-    #[classifier]
-    pub fn from_pod(_ctx: TcContext) -> i32 {
-        -1
-    }
-    #[panic_handler]
-    fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-        loop {}
-    }
-    #[unsafe(link_section = "license")]
-    #[unsafe(no_mangle)]
-    static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
-}

@@ -18,7 +18,7 @@
 //! | `FRAGMENTS` | LRU hash | [`FragmentKey`] → [`FragmentState`] | first fragment's verdict |
 //! | `RULE_COUNTERS` | per-CPU array | [`Counter`] | reason id → packets, bytes |
 //! | `OUTCOME_COUNTERS` | per-CPU array | [`Counter`] | direction × outcome code |
-//! | `EVENT_BUDGET` | array | [`EventBudget`] | slot → token bucket |
+//! | `EVENT_BUDGETS` | array | [`EventBudget`] | slot → token bucket, and one for unknown interfaces |
 //! | `EVENTS` | ring buffer | [`Event`] | |
 //!
 //! Banked maps hold two complete tables: entry `i` of bank `b` is at `b * capacity + i`, where the
@@ -74,8 +74,10 @@ pub struct Config {
     pub hz: u32,
     /// Per bank: number of buckets of `HOSTS6` in use minus one; the number is a power of two.
     pub hosts6_mask: [u32; 2],
-    /// Zero.
-    pub _pad: [u32; 2],
+    /// Idle time after which a TCP connection that was not closed is forgotten, in jiffies.
+    pub tcp_timeout: u32,
+    /// The highest [`Endpoint::id`] given out.
+    pub last_endpoint_id: u32,
 }
 const _: () = assert!(size_of::<Config>() == 64 && align_of::<Config>() == 4);
 
@@ -85,7 +87,7 @@ pub const CONFIG_AUDIT: u32 = 1 << 0;
 pub const CONFIG_ALLOW_EVENTS: u32 = 1 << 1;
 /// Admit a TCP packet that only a reply could explain only if its connection was seen opening.
 pub const CONFIG_STRICT_TCP: u32 = 1 << 2;
-/// Connections stay admitted after the policy that admitted them is gone.
+/// Flows stay admitted after the policy that admitted them is gone.
 pub const CONFIG_KEEP_ESTABLISHED: u32 = 1 << 3;
 
 /// A pod interface: the host side of its veth pair.
@@ -124,6 +126,12 @@ pub const ENDPOINT_QUARANTINE: u32 = 1 << 0;
 pub const ENDPOINT_CHECK_SOURCE: u32 = 1 << 1;
 /// Count and report would-be drops of this endpoint, but let the packets pass.
 pub const ENDPOINT_AUDIT: u32 = 1 << 2;
+/// The programs were attached moments ago, so flows may be older than their knowledge: a packet of
+/// any protocol passes as a reply if the opposite direction admits what it would reply to.
+pub const ENDPOINT_PICKUP: u32 = 1 << 3;
+
+/// A row that denies everything: where a direction is enforced but its table is not known.
+pub const ROW_DENY: u16 = u16::MAX;
 
 /// A node of a multibit trie: one word per nibble.
 #[derive(
@@ -332,6 +340,12 @@ impl Cell {
     pub const fn audit(self) -> bool {
         self.0 & Self::AUDIT != 0
     }
+    /// The same cell, reported but not enforced.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_audit(self) -> Self {
+        Self(self.0 | Self::AUDIT)
+    }
     /// Index into user space's list of reasons; for [`Cell::DESCEND`] the next port set.
     #[inline(always)]
     pub const fn reason(self) -> u32 {
@@ -392,7 +406,7 @@ pub struct FlowKey4 {
     pub remote: [u8; 4],
     /// Port on the pod's side (ICMP echo: identifier), network order.
     pub local_port: [u8; 2],
-    /// Port on the peer's side (ICMP echo: zero), network order.
+    /// Port on the peer's side (ICMP echo: 0 if the pod asks, 1 if it is asked), network order.
     pub remote_port: [u8; 2],
     /// IP protocol number.
     pub protocol: u8,
@@ -456,8 +470,15 @@ const _: () = assert!(size_of::<FlowState>() == 16);
 pub const FLOW_EGRESS: u32 = 1 << 0;
 /// A packet in the other direction was seen.
 pub const FLOW_REPLIED: u32 = 1 << 1;
-/// The flow goes to a Service and is judged after address translation.
-pub const FLOW_DEFERRED: u32 = 1 << 2;
+/// A packet that ends a TCP connection was seen.
+pub const FLOW_CLOSING: u32 = 1 << 2;
+/// The peer that opened the flow is the node itself, whatever its address.
+pub const FLOW_PEER_HOST: u32 = 1 << 3;
+/// The peer that opened the flow is the pod itself.
+pub const FLOW_PEER_OWN: u32 = 1 << 4;
+/// The peer that opened the flow is the pod in the slot in the upper half of the flags, whatever its
+/// address.
+pub const FLOW_PEER_SLOT: u32 = 1 << 5;
 
 /// A fragmented datagram of one endpoint and direction.
 #[derive(
@@ -484,9 +505,9 @@ pub struct FragmentKey {
     pub destination: [u8; 16],
     /// Identification field, zero-extended for IPv4, network order.
     pub identification: [u8; 4],
-    /// IP protocol number of the datagram.
+    /// IP protocol number of the datagram; zero for IPv6, where only its first fragment tells.
     pub protocol: u8,
-    /// 0 ingress, 1 egress.
+    /// 0 ingress, 1 egress, 2 egress after address translation.
     pub direction: u8,
     /// Zero.
     pub _pad: [u8; 2],
@@ -501,10 +522,17 @@ const _: () = assert!(size_of::<FragmentKey>() == 44);
 pub struct FragmentState {
     /// Low 32 bits of jiffies.
     pub seen: u32,
-    /// 1 if the first fragment passed.
-    pub allowed: u32,
+    /// `FRAGMENT_*`.
+    pub verdict: u32,
 }
 const _: () = assert!(size_of::<FragmentState>() == 8);
+
+/// The first fragment was dropped.
+pub const FRAGMENT_DENIED: u32 = 0;
+/// The first fragment passed.
+pub const FRAGMENT_ALLOWED: u32 = 1;
+/// The first fragment passed, to be judged after address translation.
+pub const FRAGMENT_DEFERRED: u32 = 2;
 
 /// Packets and bytes.
 #[derive(

@@ -12,3 +12,8 @@
 #![forbid(unsafe_code)]
 
 pub mod abi;
+pub mod decide;
+pub mod event;
+pub mod flow;
+pub mod lookup;
+pub mod parse;

@@ -1,0 +1,669 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only
+//! What happens to a packet?
+//!
+//! The verdict table comes first, for every packet of the direction, so that a change of policy acts
+//! on the next packet of open connections. What a packet may be beyond a new flow (a reply, an ICMP
+//! error about a flow, a later fragment) is only asked once its own direction denies it:
+//!
+//! * TCP: anything but an initial SYN is a reply if the opposite direction's table admits what it
+//!   replies to. That is current policy, and no state that could be missing or stale.
+//! * Everything else, and TCP whose opener was known otherwise than by its address: a tracked flow.
+
+use crate::{
+    abi::{
+        CLASS_HOST, CLASS_NONE, CONFIG_AUDIT, CONFIG_KEEP_ESTABLISHED, CONFIG_STRICT_TCP, Cell,
+        Config, ENDPOINT_AUDIT, ENDPOINT_CHECK_SOURCE, ENDPOINT_PICKUP, ENDPOINT_QUARANTINE,
+        Endpoint, FRAGMENT_ALLOWED, FRAGMENT_DEFERRED, FRAGMENT_DENIED, FlowState, FragmentState,
+        RowEntry, port_key,
+    },
+    flow::{Direction, FRAGMENT_SECONDS, Peer},
+    lookup::{
+        Bank, Tables, cell_of_entry, cell_of_protocol, class_of_destination, entry_of_class,
+        word_of,
+    },
+    parse::{Address, Fragment, Frame, Kind, Packet},
+};
+
+/// What the datapath remembers, and the clock. A flow is named by an endpoint's id and a packet of
+/// the flow.
+pub trait State {
+    /// Low 32 bits of jiffies.
+    fn now(&self) -> u32;
+    /// The endpoint in a slot.
+    fn endpoint(&self, slot: u32) -> Option<&Endpoint>;
+    /// The flow of a packet.
+    fn flow(&self, id: u32, direction: Direction, packet: &Packet) -> Option<FlowState>;
+    /// Remembers the flow of a packet.
+    fn store_flow(&self, id: u32, direction: Direction, packet: &Packet, state: &FlowState);
+    /// Forgets the flow of a packet.
+    fn forget_flow(&self, id: u32, direction: Direction, packet: &Packet);
+    /// The verdict of a first fragment; `stage` is [`crate::abi::FragmentKey::direction`].
+    fn fragment(&self, stage: u8, id: u32, packet: &Packet) -> Option<FragmentState>;
+    /// Remembers the verdict of a first fragment.
+    fn store_fragment(&self, stage: u8, id: u32, packet: &Packet, state: &FragmentState);
+}
+
+/// What became of a packet. The codes are part of the map ABI: counters and events carry them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Outcome {
+    /// No policy concerns the pod in this direction.
+    Unenforced = 0,
+    /// A rule admits the packet.
+    Allowed = 1,
+    /// The packet goes to a Service whose backends differ: judged again after address translation.
+    Deferred = 2,
+    /// The packet answers what the opposite direction admits.
+    Reply = 3,
+    /// The packet belongs to a tracked flow.
+    Established = 4,
+    /// An ICMP error about traffic that is admitted.
+    Related = 5,
+    /// Address resolution, neighbour discovery, multicast listener discovery.
+    Infrastructure = 6,
+    /// The first fragment of the datagram passed.
+    FragmentOfAllowed = 7,
+    /// A rule, or isolation, denies the packet.
+    Denied = 16,
+    /// The pod is not known yet.
+    Quarantined = 17,
+    /// The programs run on an interface that is no endpoint.
+    UnknownInterface = 18,
+    /// Neither IP nor ARP.
+    NotIp = 19,
+    /// IP that does not parse.
+    Malformed = 20,
+    /// The source address is not the pod's.
+    Spoofed = 21,
+    /// The first fragment of the datagram was dropped.
+    FragmentOfDenied = 22,
+    /// A fragment whose first one was not seen, under a table that tells ports apart.
+    FragmentWithoutFirst = 23,
+    /// An ICMPv4 redirect.
+    Redirect = 24,
+    /// Egress denied after address translation had shown the backend.
+    BackendDenied = 25,
+}
+
+/// Codes of [`Outcome`] are below this.
+pub const OUTCOMES: u32 = 32;
+
+impl Outcome {
+    /// Every outcome, by code.
+    pub const ALL: [Self; 18] = [
+        Self::Unenforced,
+        Self::Allowed,
+        Self::Deferred,
+        Self::Reply,
+        Self::Established,
+        Self::Related,
+        Self::Infrastructure,
+        Self::FragmentOfAllowed,
+        Self::Denied,
+        Self::Quarantined,
+        Self::UnknownInterface,
+        Self::NotIp,
+        Self::Malformed,
+        Self::Spoofed,
+        Self::FragmentOfDenied,
+        Self::FragmentWithoutFirst,
+        Self::Redirect,
+        Self::BackendDenied,
+    ];
+
+    /// Whether the packet is to be dropped, audit mode aside.
+    #[inline(always)]
+    pub const fn is_drop(self) -> bool {
+        self as u8 >= Self::Denied as u8
+    }
+}
+
+/// What became of a packet, and the cell that decided if one did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// What became of the packet.
+    pub outcome: Outcome,
+    /// The deciding cell, or zero.
+    pub cell: Cell,
+}
+
+impl Judgement {
+    /// A judgement that no cell decided.
+    #[inline(always)]
+    pub const fn of(outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            cell: Cell(0),
+        }
+    }
+
+    /// Whether the packet goes on its way.
+    #[inline(always)]
+    pub const fn passes(self) -> bool {
+        !self.outcome.is_drop() || self.is_audited()
+    }
+
+    /// Whether the packet passes only because its denial is audited.
+    #[inline(always)]
+    pub const fn is_audited(self) -> bool {
+        self.outcome.is_drop() && self.cell.audit()
+    }
+}
+
+/// The tables, the configuration and the pod that judge a packet.
+#[derive(Debug)]
+pub struct Court<'a, W> {
+    /// Tables and state.
+    pub world: &'a W,
+    /// Node-wide switches.
+    pub config: &'a Config,
+    /// The published bank.
+    pub bank: Bank,
+    /// The pod.
+    pub endpoint: &'a Endpoint,
+}
+
+impl<W: Tables + State> Court<'_, W> {
+    /// Judges a frame from the pod.
+    #[inline(always)]
+    pub fn from_pod(&self, frame: Frame, packet: &Packet, quoted: Option<&Packet>) -> Judgement {
+        let judgement = match self.frame(Direction::Egress, frame, packet) {
+            Some(judgement) => judgement,
+            None if self.is_spoofed(packet) => Judgement::of(Outcome::Spoofed),
+            None => self.packet(Direction::Egress, Peer::Address, packet, quoted),
+        };
+        self.audited(judgement)
+    }
+
+    /// Judges a frame to the pod. `peer` is not [`Peer::Address`] where the sender is known better.
+    #[inline(always)]
+    pub fn to_pod(
+        &self,
+        frame: Frame,
+        peer: Peer,
+        packet: &Packet,
+        quoted: Option<&Packet>,
+    ) -> Judgement {
+        let judgement = match self.frame(Direction::Ingress, frame, packet) {
+            Some(judgement) => judgement,
+            None => self.packet(Direction::Ingress, peer, packet, quoted),
+        };
+        self.audited(judgement)
+    }
+
+    /// Judges egress of a deferred packet once its real destination is known. `own` says that it
+    /// goes back to the pod itself.
+    #[inline(always)]
+    pub fn deferred(&self, frame: Frame, own: bool, packet: &Packet) -> Judgement {
+        const STAGE: u8 = 2;
+        let peer = if own { Peer::Own } else { Peer::Address };
+        if !matches!(frame, Frame::Ip) {
+            return self.audited(Judgement::of(Outcome::Malformed));
+        }
+        if matches!(packet.fragment, Fragment::Later) {
+            let judgement = self.later_fragment(STAGE, Direction::Egress, peer, packet);
+            return self.audited(judgement);
+        }
+        let question = Question {
+            table: Direction::Egress,
+            peer,
+            remote: packet.destination,
+            port: packet.destination_port,
+        };
+        let cell = self.cell(packet, &question);
+        // Still a Service whose backends differ: somebody else translates it, out of sight.
+        let admitted = cell.action() == Cell::ALLOW || cell.audit();
+        let judgement = Judgement {
+            outcome: match cell.action() {
+                Cell::ALLOW => Outcome::Allowed,
+                _ => Outcome::BackendDenied,
+            },
+            cell,
+        };
+        if matches!(packet.fragment, Fragment::First) {
+            let verdict = if admitted {
+                FRAGMENT_ALLOWED
+            } else {
+                FRAGMENT_DENIED
+            };
+            self.remember_fragment(STAGE, verdict, packet);
+        }
+        self.audited(judgement)
+    }
+
+    /// Judges what needs no table: frames that are not IP, and pods that are not known.
+    #[inline(always)]
+    fn frame(&self, direction: Direction, frame: Frame, packet: &Packet) -> Option<Judgement> {
+        let outcome = match frame {
+            Frame::Arp => Outcome::Infrastructure,
+            Frame::Ip if matches!(packet.kind, Kind::Neighbour) => Outcome::Infrastructure,
+            _ if self.endpoint.flags & ENDPOINT_QUARANTINE != 0 => Outcome::Quarantined,
+            Frame::Ip => return None,
+            _ if self.row(direction) == 0 => Outcome::Unenforced,
+            Frame::Other => Outcome::NotIp,
+            Frame::Malformed => Outcome::Malformed,
+        };
+        Some(Judgement::of(outcome))
+    }
+
+    #[inline(always)]
+    fn packet(
+        &self,
+        direction: Direction,
+        peer: Peer,
+        packet: &Packet,
+        quoted: Option<&Packet>,
+    ) -> Judgement {
+        if self.row(direction) == 0 {
+            if self.remembers(direction, peer, packet) {
+                self.remember(direction, peer, packet, UNENFORCED);
+            }
+            return Judgement::of(Outcome::Unenforced);
+        }
+        match packet.fragment {
+            Fragment::None => {}
+            Fragment::First => {
+                let judgement = self.flow(direction, peer, packet);
+                let verdict = match judgement.outcome {
+                    Outcome::Deferred => FRAGMENT_DEFERRED,
+                    _ if self.audited(judgement).passes() => FRAGMENT_ALLOWED,
+                    _ => FRAGMENT_DENIED,
+                };
+                self.remember_fragment(direction as u8, verdict, packet);
+                return judgement;
+            }
+            Fragment::Later => {
+                return self.later_fragment(direction as u8, direction, peer, packet);
+            }
+        }
+        if matches!(packet.kind, Kind::Redirect) {
+            return Judgement::of(Outcome::Redirect);
+        }
+        if let Some(quoted) = quoted
+            && self.is_related(direction, packet, quoted)
+        {
+            return Judgement::of(Outcome::Related);
+        }
+        self.flow(direction, peer, packet)
+    }
+
+    /// Judges a packet as a new flow, then as an answer.
+    #[inline(always)]
+    fn flow(&self, direction: Direction, peer: Peer, packet: &Packet) -> Judgement {
+        let question = Question {
+            table: direction,
+            peer,
+            remote: remote_of(direction, packet),
+            port: packet.destination_port,
+        };
+        let cell = self.cell(packet, &question);
+        if cell.action() == Cell::DENY
+            && let Some(judgement) = self.answer(direction, packet)
+        {
+            return judgement;
+        }
+        if admits(cell) && self.remembers(direction, peer, packet) {
+            self.remember(direction, peer, packet, cell);
+        }
+        let outcome = match cell.action() {
+            Cell::ALLOW => Outcome::Allowed,
+            Cell::DEFER => Outcome::Deferred,
+            _ => Outcome::Denied,
+        };
+        Judgement { outcome, cell }
+    }
+
+    /// Whether an admitted packet's flow has to be tracked: replies could be denied otherwise.
+    #[inline(always)]
+    fn remembers(&self, direction: Direction, peer: Peer, packet: &Packet) -> bool {
+        let tracked = match packet.kind {
+            Kind::Opening | Kind::Stream | Kind::Datagram | Kind::EchoRequest | Kind::EchoReply => {
+                !matches!(packet.fragment, Fragment::Later)
+            }
+            Kind::Error | Kind::TooBig | Kind::Redirect | Kind::Neighbour | Kind::Message => false,
+        };
+        if self.config.flags & CONFIG_KEEP_ESTABLISHED != 0 {
+            return tracked && !matches!(packet.kind, Kind::Stream);
+        }
+        if !tracked || self.row(direction.opposite()) == 0 {
+            return false;
+        }
+        match packet.kind {
+            Kind::Opening if self.config.flags & CONFIG_STRICT_TCP != 0 => true,
+            // The table finds replies by address, which is not how this peer was admitted. Where
+            // everybody is admitted that makes no difference.
+            Kind::Opening | Kind::Stream => {
+                !matches!(peer, Peer::Address) && self.row(direction) != 0
+            }
+            _ => true,
+        }
+    }
+
+    /// Tracks the flow of an admitted packet.
+    #[inline(always)]
+    fn remember(&self, direction: Direction, peer: Peer, packet: &Packet, cell: Cell) {
+        let now = self.world.now();
+        let id = self.endpoint.id;
+        let generation = self.bank.generation;
+        if !matches!(packet.kind, Kind::Opening)
+            && let Some(state) = self.world.flow(id, direction, packet)
+            && !state.is_expired(self.config, packet.protocol, now)
+        {
+            let opened_here = state.initiator() as u8 == direction as u8;
+            // Opened by the other end under tables that are gone: from now on the flow stands on
+            // what admits this packet.
+            if opened_here || state.generation == generation {
+                let seen = state.seen(direction, packet.closing, generation, now, self.config.hz);
+                if let Some(next) = seen {
+                    self.world.store_flow(id, direction, packet, &next);
+                }
+                return;
+            }
+        }
+        let state = FlowState::opened(direction, peer, now, generation, cell.0);
+        self.world.store_flow(id, direction, packet, &state);
+    }
+
+    /// Judges a packet that its own direction denies as an answer to a flow in the other direction.
+    #[inline(always)]
+    fn answer(&self, direction: Direction, packet: &Packet) -> Option<Judgement> {
+        let opposite = direction.opposite();
+        let pickup = match packet.kind {
+            Kind::Opening => return None,
+            Kind::Stream => self.config.flags & CONFIG_STRICT_TCP == 0,
+            Kind::Datagram | Kind::EchoReply => self.endpoint.flags & ENDPOINT_PICKUP != 0,
+            Kind::EchoRequest => false,
+            Kind::Error | Kind::TooBig | Kind::Redirect | Kind::Neighbour | Kind::Message => {
+                return None;
+            }
+        };
+        let mut question = Question {
+            table: opposite,
+            peer: Peer::Address,
+            remote: remote_of(direction, packet),
+            port: packet.source_port,
+        };
+        if pickup {
+            let cell = self.cell(packet, &question);
+            if admits(cell) {
+                return Some(Judgement {
+                    outcome: Outcome::Reply,
+                    cell,
+                });
+            }
+        }
+
+        let id = self.endpoint.id;
+        let now = self.world.now();
+        let state = self.world.flow(id, direction, packet)?;
+        if state.is_expired(self.config, packet.protocol, now) {
+            return None;
+        }
+        let keep = self.config.flags & CONFIG_KEEP_ESTABLISHED != 0;
+        let generation = self.bank.generation;
+        if state.initiator() as u8 == direction as u8 {
+            // A flow that this direction admitted once and denies now.
+            if !keep {
+                return None;
+            }
+        } else if state.generation != generation && !keep {
+            question.peer = state.peer();
+            if !admits(self.cell(packet, &question)) {
+                self.world.forget_flow(id, direction, packet);
+                return None;
+            }
+        }
+        if let Some(next) = state.seen(direction, packet.closing, generation, now, self.config.hz) {
+            self.world.store_flow(id, direction, packet, &next);
+        }
+        Some(Judgement {
+            outcome: Outcome::Established,
+            cell: Cell(state.cell),
+        })
+    }
+
+    /// Whether an ICMP error is about traffic of the pod that the tables admit in one direction or
+    /// the other, or that is tracked.
+    #[inline(always)]
+    fn is_related(&self, direction: Direction, packet: &Packet, quoted: &Packet) -> bool {
+        let opposite = direction.opposite();
+        // The quoted packet went the other way, so the pod is its other end.
+        let about_pod = match direction {
+            Direction::Ingress => quoted.source == packet.destination,
+            Direction::Egress => quoted.destination == packet.source,
+        };
+        if !about_pod {
+            return false;
+        }
+        // Losing one of these stalls a connection, and the kernel checks what they quote.
+        if matches!(packet.kind, Kind::TooBig) {
+            return true;
+        }
+        let mut question = Question {
+            table: opposite,
+            peer: Peer::Address,
+            remote: remote_of(opposite, quoted),
+            port: quoted.destination_port,
+        };
+        if admits(self.cell(quoted, &question)) {
+            return true;
+        }
+        question.table = direction;
+        question.port = quoted.source_port;
+        if admits(self.cell(quoted, &question)) {
+            return true;
+        }
+        let flow = self.world.flow(self.endpoint.id, opposite, quoted);
+        flow.is_some()
+    }
+
+    /// Judges a fragment without transport header: as its first fragment, else by what the table
+    /// says of all ports.
+    #[inline(always)]
+    fn later_fragment(
+        &self,
+        stage: u8,
+        direction: Direction,
+        peer: Peer,
+        packet: &Packet,
+    ) -> Judgement {
+        if let Some(first) = self.world.fragment(stage, self.endpoint.id, packet)
+            && self.world.now().wrapping_sub(first.seen) <= FRAGMENT_SECONDS * self.config.hz
+        {
+            return Judgement::of(match first.verdict {
+                FRAGMENT_ALLOWED => Outcome::FragmentOfAllowed,
+                FRAGMENT_DEFERRED => Outcome::Deferred,
+                _ => Outcome::FragmentOfDenied,
+            });
+        }
+        let row = self.row(direction);
+        if row == 0 {
+            return Judgement::of(Outcome::Unenforced);
+        }
+        let remote = &remote_of(direction, packet);
+        let class = match peer {
+            Peer::Address => {
+                let word = word_of(self.world, &self.bank, remote, packet.ipv6);
+                // Which backend is behind a Service's address only the port could tell.
+                if word.is_service() && matches!(direction, Direction::Egress) {
+                    return Judgement::of(Outcome::FragmentWithoutFirst);
+                }
+                word.class()
+            }
+            Peer::Host => CLASS_HOST,
+            Peer::Own => return Judgement::of(Outcome::FragmentWithoutFirst),
+            Peer::Slot(slot) => self.class_of_slot(slot, remote, packet.ipv6),
+        };
+        let entry = entry_of_class(self.world, &self.bank, row, class);
+        match cell_of_protocol(self.world, &self.bank, entry, packet.port_protocol()) {
+            Some(cell) if cell.action() == Cell::ALLOW => Judgement {
+                outcome: Outcome::Allowed,
+                cell,
+            },
+            Some(cell) => Judgement {
+                outcome: Outcome::Denied,
+                cell,
+            },
+            None => Judgement::of(Outcome::FragmentWithoutFirst),
+        }
+    }
+
+    #[inline(always)]
+    fn remember_fragment(&self, stage: u8, verdict: u32, packet: &Packet) {
+        let state = FragmentState {
+            seen: self.world.now(),
+            verdict,
+        };
+        self.world
+            .store_fragment(stage, self.endpoint.id, packet, &state);
+    }
+
+    /// What a table says of a peer and a port.
+    #[cfg_attr(target_arch = "bpf", inline(never))]
+    fn cell(&self, packet: &Packet, question: &Question) -> Cell {
+        let row = self.row(question.table);
+        if row == 0 {
+            return UNENFORCED;
+        }
+        let port = if packet.has_ports() { question.port } else { 0 };
+        let key = port_key(packet.port_protocol(), port);
+        let remote = &question.remote;
+        let entry = match question.peer {
+            Peer::Own => {
+                let own = if packet.ipv6 {
+                    self.endpoint.own6
+                } else {
+                    self.endpoint.own4
+                };
+                RowEntry(half(own, &self.bank, question.table))
+            }
+            Peer::Host => entry_of_class(self.world, &self.bank, row, CLASS_HOST),
+            Peer::Slot(slot) => {
+                let class = self.class_of_slot(slot, remote, packet.ipv6);
+                entry_of_class(self.world, &self.bank, row, class)
+            }
+            Peer::Address => {
+                let class = match question.table {
+                    Direction::Egress => {
+                        class_of_destination(self.world, &self.bank, packet, remote, port)
+                    }
+                    Direction::Ingress => {
+                        word_of(self.world, &self.bank, remote, packet.ipv6).class()
+                    }
+                };
+                entry_of_class(self.world, &self.bank, row, class)
+            }
+        };
+        self.mode(cell_of_entry(self.world, &self.bank, entry, key))
+    }
+
+    /// Class of the pod in a slot, or of its address where the slot has nothing to say.
+    #[inline(always)]
+    fn class_of_slot(&self, slot: u32, address: &Address, ipv6: bool) -> u16 {
+        if let Some(endpoint) = self.world.endpoint(slot)
+            && endpoint.ifindex != 0
+        {
+            let classes = endpoint.classes[self.bank.number as usize & 1];
+            let [class4, class6] = halves(classes);
+            let class = if ipv6 { class6 } else { class4 };
+            if class != CLASS_NONE {
+                return class;
+            }
+        }
+        word_of(self.world, &self.bank, address, ipv6).class()
+    }
+
+    #[inline(always)]
+    fn row(&self, direction: Direction) -> u16 {
+        half(self.endpoint.rows, &self.bank, direction)
+    }
+
+    #[inline(always)]
+    fn is_spoofed(&self, packet: &Packet) -> bool {
+        if self.endpoint.flags & ENDPOINT_CHECK_SOURCE == 0 {
+            return false;
+        }
+        if packet.ipv6 {
+            let [first, second, ..] = packet.source.octets();
+            let link_local = first == 0xfe && second & 0xc0 == 0x80;
+            !link_local && packet.source != Address::v6(self.endpoint.ipv6)
+        } else {
+            packet.source != Address::v4(self.endpoint.ipv4)
+        }
+    }
+
+    #[inline(always)]
+    fn is_auditing(&self) -> bool {
+        self.config.flags & CONFIG_AUDIT != 0 || self.endpoint.flags & ENDPOINT_AUDIT != 0
+    }
+
+    /// The cell as audit mode of the node or the pod has it.
+    #[inline(always)]
+    fn mode(&self, cell: Cell) -> Cell {
+        if cell.action() == Cell::DENY && self.is_auditing() {
+            cell.with_audit()
+        } else {
+            cell
+        }
+    }
+
+    /// The judgement as audit mode of the node or the pod has it.
+    #[inline(always)]
+    fn audited(&self, judgement: Judgement) -> Judgement {
+        if judgement.outcome.is_drop() && self.is_auditing() {
+            Judgement {
+                cell: judgement.cell.with_audit(),
+                ..judgement
+            }
+        } else {
+            judgement
+        }
+    }
+}
+
+/// What is asked of a table.
+#[derive(Clone, Copy, Debug)]
+struct Question {
+    /// The table, by its direction.
+    table: Direction,
+    /// How the other end is known.
+    peer: Peer,
+    /// Address of the other end.
+    remote: Address,
+    /// Destination port of the flow in question: in the opposite direction's table that is the
+    /// source port of the packet at hand.
+    port: u16,
+}
+
+/// The cell where no policy concerns the pod.
+const UNENFORCED: Cell = Cell::new(Cell::ALLOW, 3, false, 0);
+
+/// Whether a cell lets packets pass for now.
+#[inline(always)]
+const fn admits(cell: Cell) -> bool {
+    matches!(cell.action(), Cell::ALLOW | Cell::DEFER) || cell.audit()
+}
+
+/// The end of a packet that is not the pod.
+#[inline(always)]
+const fn remote_of(direction: Direction, packet: &Packet) -> Address {
+    match direction {
+        Direction::Ingress => packet.source,
+        Direction::Egress => packet.destination,
+    }
+}
+
+#[inline(always)]
+const fn halves(word: u32) -> [u16; 2] {
+    [(word & 0xffff) as u16, (word >> 16) as u16]
+}
+
+/// The half of a per-bank word of [`Endpoint`] for a direction.
+#[inline(always)]
+const fn half(words: [u32; 2], bank: &Bank, direction: Direction) -> u16 {
+    let [ingress, egress] = halves(words[bank.number as usize & 1]);
+    match direction {
+        Direction::Ingress => ingress,
+        Direction::Egress => egress,
+    }
+}

@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only
+//! What does a verdict table say of a peer and a port?
+//!
+//! A constant number of steps whatever the number of policies: address → class (array trie, exact
+//! IPv6 addresses by a two-choice hash), (row, class) → entry, entry → cell (a five-step search in a
+//! port set). Every step that finds nothing denies.
+
+use crate::{
+    abi::{
+        CLASS_NONE, Cell, Config, HostBucket, PORT_SET_DEPTH, PortSet, ROW_CHUNK, ROW_DENY,
+        RowEntry, ServiceKey, TrieWord, host_buckets, port_key,
+    },
+    parse::{Address, Packet},
+};
+
+/// The verdict tables, as one of the two banks of maps. Indices are those within the bank.
+pub trait Tables {
+    /// Word `word` of node `node` of `TRIE4`.
+    fn trie4(&self, bank: u32, node: u32, word: u32) -> Option<u32>;
+    /// Word `word` of node `node` of `TRIE6`.
+    fn trie6(&self, bank: u32, node: u32, word: u32) -> Option<u32>;
+    /// A bucket of `HOSTS6`.
+    fn host6(&self, bank: u32, bucket: u32) -> Option<&HostBucket>;
+    /// Entry `entry` of chunk `chunk` of `ROWS`.
+    fn row(&self, bank: u32, chunk: u32, entry: u32) -> Option<u16>;
+    /// A cell of `UNIFORM`.
+    fn uniform(&self, bank: u32, index: u32) -> Option<u32>;
+    /// A port set.
+    fn port_set(&self, bank: u32, index: u32) -> Option<&PortSet>;
+    /// The class of a Service's address and port.
+    fn service(&self, key: &ServiceKey) -> Option<u32>;
+}
+
+/// [`ROW_CHUNK`] as the type of an index.
+const ENTRIES: u32 = 32;
+const _: () = assert!(ENTRIES as usize == ROW_CHUNK);
+
+/// The bank that judges a packet, with what [`Config`] says of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bank {
+    /// 0 or 1.
+    pub number: u32,
+    /// Chunks per row.
+    pub row_chunks: u32,
+    /// Buckets of `HOSTS6` minus one.
+    pub hosts6_mask: u32,
+    /// Number of the publication.
+    pub generation: u32,
+}
+
+impl Bank {
+    /// The published bank.
+    #[inline(always)]
+    pub fn active(config: &Config) -> Self {
+        // One read: the bank may be switched at any time, and a packet is judged by one bank.
+        if config.active == 0 {
+            Self::of(config, 0)
+        } else {
+            Self::of(config, 1)
+        }
+    }
+
+    /// Bank `number` (0 or 1).
+    #[inline(always)]
+    pub fn of(config: &Config, number: usize) -> Self {
+        Self {
+            number: u32::from(number & 1 != 0),
+            row_chunks: config.row_chunks[number & 1],
+            hosts6_mask: config.hosts6_mask[number & 1],
+            generation: config.generation[number & 1],
+        }
+    }
+}
+
+/// The entry of a row for a class. Anything unknown is port set 0, which denies.
+#[inline(always)]
+pub fn entry_of_class<T: Tables>(tables: &T, bank: &Bank, row: u16, class: u16) -> RowEntry {
+    let chunk = u32::from(class) / ENTRIES;
+    if row == ROW_DENY || chunk >= bank.row_chunks {
+        return RowEntry::port_set(0);
+    }
+    let index = u32::from(row) * bank.row_chunks + chunk;
+    let entry = tables.row(bank.number, index, u32::from(class) % ENTRIES);
+    RowEntry(entry.unwrap_or(0))
+}
+
+/// What an entry says of a [`port_key`].
+#[inline(always)]
+pub fn cell_of_entry<T: Tables>(tables: &T, bank: &Bank, entry: RowEntry, key: u32) -> Cell {
+    if let Some(index) = entry.as_uniform() {
+        return Cell(
+            tables
+                .uniform(bank.number, u32::from(index))
+                .unwrap_or_default(),
+        );
+    }
+    let mut index = u32::from(entry.0);
+    for _ in 0..PORT_SET_DEPTH {
+        let Some(set) = tables.port_set(bank.number, index) else {
+            break;
+        };
+        let cell = Cell(set.cells[interval(set, key)]);
+        if cell.action() != Cell::DESCEND {
+            return cell;
+        }
+        index = cell.reason();
+    }
+    Cell(0)
+}
+
+/// What an entry says of all ports of a protocol, if it says one thing: the verdict over a packet
+/// whose ports are not known.
+#[inline(always)]
+pub fn cell_of_protocol<T: Tables>(
+    tables: &T,
+    bank: &Bank,
+    entry: RowEntry,
+    protocol: u32,
+) -> Option<Cell> {
+    if let Some(index) = entry.as_uniform() {
+        return tables.uniform(bank.number, u32::from(index)).map(Cell);
+    }
+    let set = tables.port_set(bank.number, u32::from(entry.0))?;
+    let first = interval(set, port_key(protocol, 0));
+    let last = interval(set, port_key(protocol, u16::MAX));
+    let cell = Cell(set.cells[first]);
+    if first == last && cell.action() != Cell::DESCEND {
+        Some(cell)
+    } else {
+        None
+    }
+}
+
+/// Number of boundaries of `set` that are not greater than `key`.
+///
+/// Arithmetic in place of branches: the verifier would follow every combination of branches.
+#[inline(always)]
+fn interval(set: &PortSet, key: u32) -> usize {
+    let key = u64::from(key);
+    let mut count = 0;
+    let mut step = 16;
+    while step > 0 {
+        let boundary = u64::from(set.boundaries[(count + step - 1) & 31]);
+        // The sign of the difference: 0 where the key lies below the boundary.
+        let reached = !(key.wrapping_sub(boundary) >> 63) & 1;
+        count += step * reached as usize;
+        step /= 2;
+    }
+    count & 31
+}
+
+/// The word of the trie (or of the exact addresses) that covers an address.
+#[inline(always)]
+pub fn word_of<T: Tables>(tables: &T, bank: &Bank, address: &Address, ipv6: bool) -> TrieWord {
+    if ipv6 {
+        word_of6(tables, bank, address)
+    } else {
+        word_of4(tables, bank, u32::from_be_bytes(address.octets4()))
+    }
+}
+
+#[inline(always)]
+fn word_of4<T: Tables>(tables: &T, bank: &Bank, address: u32) -> TrieWord {
+    // The root spans the first four nibbles.
+    let mut node = address >> 20;
+    let mut shift = 16;
+    loop {
+        let word = tables.trie4(bank.number, node, address >> shift & 15);
+        let word = TrieWord(word.unwrap_or_default());
+        let Some(child) = word.as_child() else {
+            return word;
+        };
+        if shift == 0 {
+            return TrieWord(0);
+        }
+        node = child;
+        shift -= 4;
+    }
+}
+
+#[inline(always)]
+fn word_of6<T: Tables>(tables: &T, bank: &Bank, address: &Address) -> TrieWord {
+    let Address(key) = *address;
+    for bucket in host_buckets(key) {
+        if let Some(bucket) = tables.host6(bank.number, bucket & bank.hosts6_mask) {
+            for (host, word) in bucket.keys.iter().zip(&bucket.words) {
+                if *host == key {
+                    return TrieWord(*word);
+                }
+            }
+        }
+    }
+    let mut node = 0;
+    for part in key {
+        let part = u32::from_be(part);
+        let mut shift = 32;
+        while shift > 0 {
+            shift -= 4;
+            let word = tables.trie6(bank.number, node, part >> shift & 15);
+            let word = TrieWord(word.unwrap_or_default());
+            let Some(child) = word.as_child() else {
+                return word;
+            };
+            node = child;
+        }
+    }
+    TrieWord(0)
+}
+
+/// The class of an address as the destination of a protocol and port, which may be a Service's.
+#[inline(always)]
+pub fn class_of_destination<T: Tables>(
+    tables: &T,
+    bank: &Bank,
+    packet: &Packet,
+    address: &Address,
+    port: u16,
+) -> u16 {
+    let word = word_of(tables, bank, address, packet.ipv6);
+    if word.is_service() {
+        let key = ServiceKey {
+            address: address.octets(),
+            port: port.to_be_bytes(),
+            protocol: packet.protocol,
+            bank: u8::from(bank.number != 0),
+        };
+        if let Some(class) = tables.service(&key) {
+            return u16::try_from(class).unwrap_or(CLASS_NONE);
+        }
+    }
+    word.class()
+}

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
+//! Which maps do the programs read and write?
+
+use aya_ebpf::{
+    Global,
+    bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    helpers::bpf_jiffies64,
+    macros::map,
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+};
+use policy_ebpf_common::{
+    abi::{
+        BANKS, Config, Counter, ENDPOINT_SLOTS, Endpoint, EventBudget, FlowKey4, FlowKey6,
+        FlowState, FragmentKey, FragmentState, HostBucket, PortSet, RowChunk, ServiceKey, TrieNode,
+    },
+    decide::{OUTCOMES, State},
+    flow::{Direction, fragment_key, key4, key6},
+    lookup::Tables,
+    parse::Packet,
+};
+
+// Entries per bank; the loader replaces the numbers by half of what the maps hold.
+#[unsafe(no_mangle)]
+static TRIE4_CAPACITY: Global<u32> = Global::new(32_768);
+#[unsafe(no_mangle)]
+static TRIE6_CAPACITY: Global<u32> = Global::new(16_384);
+#[unsafe(no_mangle)]
+static HOSTS6_CAPACITY: Global<u32> = Global::new(32_768);
+#[unsafe(no_mangle)]
+static ROWS_CAPACITY: Global<u32> = Global::new(65_536);
+#[unsafe(no_mangle)]
+static UNIFORM_CAPACITY: Global<u32> = Global::new(32_768);
+#[unsafe(no_mangle)]
+static PORT_SETS_CAPACITY: Global<u32> = Global::new(8_192);
+
+#[map]
+pub(crate) static CONFIG: Array<Config> = Array::pinned(1, BPF_F_MMAPABLE);
+#[map]
+static ENDPOINTS: Array<Endpoint> = Array::pinned(ENDPOINT_SLOTS, BPF_F_MMAPABLE);
+#[map]
+static ENDPOINT_SLOTS_BY_IFINDEX: HashMap<u32, u32> = HashMap::pinned(ENDPOINT_SLOTS, 0);
+#[map]
+static TRIE4: Array<TrieNode> = Array::pinned(BANKS * 32_768, BPF_F_MMAPABLE);
+#[map]
+static TRIE6: Array<TrieNode> = Array::pinned(BANKS * 16_384, BPF_F_MMAPABLE);
+#[map]
+static HOSTS6: Array<HostBucket> = Array::pinned(BANKS * 32_768, BPF_F_MMAPABLE);
+#[map]
+static ROWS: Array<RowChunk> = Array::pinned(BANKS * 65_536, BPF_F_MMAPABLE);
+#[map]
+static UNIFORM: Array<u32> = Array::pinned(BANKS * 32_768, BPF_F_MMAPABLE);
+#[map]
+static PORT_SETS: Array<PortSet> = Array::pinned(BANKS * 8_192, BPF_F_MMAPABLE);
+#[map]
+static SERVICES: HashMap<ServiceKey, u32> = HashMap::pinned(BANKS * 65_536, BPF_F_NO_PREALLOC);
+#[map]
+static CT4: LruHashMap<FlowKey4, FlowState> = LruHashMap::pinned(131_072, 0);
+#[map]
+static CT6: LruHashMap<FlowKey6, FlowState> = LruHashMap::pinned(131_072, 0);
+#[map]
+static FRAGMENTS: LruHashMap<FragmentKey, FragmentState> = LruHashMap::pinned(8_192, 0);
+#[map]
+pub(crate) static RULE_COUNTERS: PerCpuArray<Counter> = PerCpuArray::pinned(16_384, 0);
+#[map]
+pub(crate) static OUTCOME_COUNTERS: PerCpuArray<Counter> = PerCpuArray::pinned(2 * OUTCOMES, 0);
+#[map]
+pub(crate) static EVENT_BUDGETS: Array<EventBudget> = Array::pinned(ENDPOINT_SLOTS + 1, 0);
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::pinned(1 << 20, 0);
+
+/// The tables and state that the kernel holds.
+pub(crate) struct Kernel;
+
+impl Kernel {
+    /// The endpoint of an interface, and its slot.
+    #[inline(always)]
+    pub(crate) fn endpoint_of(ifindex: u32) -> Option<(u32, &'static Endpoint)> {
+        let slot = ifindex & (ENDPOINT_SLOTS - 1);
+        let endpoint = ENDPOINTS.get(slot)?;
+        if endpoint.ifindex == ifindex {
+            return Some((slot, endpoint));
+        }
+        // SAFETY: the value is one aligned word; a concurrent update is seen before or after it.
+        let slot = unsafe { *ENDPOINT_SLOTS_BY_IFINDEX.get(&ifindex)? };
+        let endpoint = ENDPOINTS.get(slot)?;
+        (endpoint.ifindex == ifindex).then_some((slot, endpoint))
+    }
+}
+
+impl Tables for Kernel {
+    #[inline(always)]
+    fn trie4(&self, bank: u32, node: u32, word: u32) -> Option<u32> {
+        let node = TRIE4.get(bank * TRIE4_CAPACITY.load() + node)?;
+        Some(node.words[word as usize & 15])
+    }
+
+    #[inline(always)]
+    fn trie6(&self, bank: u32, node: u32, word: u32) -> Option<u32> {
+        let node = TRIE6.get(bank * TRIE6_CAPACITY.load() + node)?;
+        Some(node.words[word as usize & 15])
+    }
+
+    #[inline(always)]
+    fn host6(&self, bank: u32, bucket: u32) -> Option<&HostBucket> {
+        HOSTS6.get(bank * HOSTS6_CAPACITY.load() + bucket)
+    }
+
+    #[inline(always)]
+    fn row(&self, bank: u32, chunk: u32, entry: u32) -> Option<u16> {
+        let chunk = ROWS.get(bank * ROWS_CAPACITY.load() + chunk)?;
+        Some(chunk.entries[entry as usize & 31])
+    }
+
+    #[inline(always)]
+    fn uniform(&self, bank: u32, index: u32) -> Option<u32> {
+        UNIFORM.get(bank * UNIFORM_CAPACITY.load() + index).copied()
+    }
+
+    #[inline(always)]
+    fn port_set(&self, bank: u32, index: u32) -> Option<&PortSet> {
+        PORT_SETS.get(bank * PORT_SETS_CAPACITY.load() + index)
+    }
+
+    #[inline(always)]
+    fn service(&self, key: &ServiceKey) -> Option<u32> {
+        // SAFETY: the value is one aligned word; a concurrent update is seen before or after it.
+        unsafe { SERVICES.get(key).copied() }
+    }
+}
+
+impl State for Kernel {
+    #[inline(always)]
+    fn now(&self) -> u32 {
+        // SAFETY: the helper has no preconditions.
+        unsafe { bpf_jiffies64() as u32 }
+    }
+
+    #[inline(always)]
+    fn endpoint(&self, slot: u32) -> Option<&Endpoint> {
+        ENDPOINTS.get(slot)
+    }
+
+    #[inline(always)]
+    fn flow(&self, id: u32, direction: Direction, packet: &Packet) -> Option<FlowState> {
+        // SAFETY: another processor may write the entry meanwhile. Its words are independent: each
+        // read word is one that was true a moment ago.
+        unsafe {
+            if packet.ipv6 {
+                CT6.get(&key6(id, direction, packet)).copied()
+            } else {
+                CT4.get(&key4(id, direction, packet)).copied()
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn store_flow(&self, id: u32, direction: Direction, packet: &Packet, state: &FlowState) {
+        // An LRU map makes room; where it cannot at once, the flow's next packet tries again.
+        let _stored = if packet.ipv6 {
+            CT6.insert(&key6(id, direction, packet), state, u64::from(BPF_ANY))
+        } else {
+            CT4.insert(&key4(id, direction, packet), state, u64::from(BPF_ANY))
+        };
+    }
+
+    #[inline(always)]
+    fn forget_flow(&self, id: u32, direction: Direction, packet: &Packet) {
+        // An entry that is gone already is as good as one removed.
+        let _removed = if packet.ipv6 {
+            CT6.remove(&key6(id, direction, packet))
+        } else {
+            CT4.remove(&key4(id, direction, packet))
+        };
+    }
+
+    #[inline(always)]
+    fn fragment(&self, stage: u8, id: u32, packet: &Packet) -> Option<FragmentState> {
+        // SAFETY: as for flows.
+        unsafe { FRAGMENTS.get(&fragment_key(id, stage, packet)).copied() }
+    }
+
+    #[inline(always)]
+    fn store_fragment(&self, stage: u8, id: u32, packet: &Packet, state: &FragmentState) {
+        // Without the entry the later fragments are judged without their ports.
+        let _stored = FRAGMENTS.insert(&fragment_key(id, stage, packet), state, u64::from(BPF_ANY));
+    }
+}
