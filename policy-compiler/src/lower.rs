@@ -1,14 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Verdict tables as the bytes of the datapath's maps.
+//!
+//! Sizes are checked against [`Capacity`] before anything is returned: there is no partial image.
+
+mod addresses;
+mod ports;
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, Ipv6Addr},
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
 };
 
-use policy_ebpf_common::abi::{HostBucket, PortSet, RowChunk, ServiceKey, TrieNode};
+use indexmap::IndexSet;
+use policy_ebpf_common::abi::{
+    HostBucket, PortSet, ROW_CHUNK, RowChunk, RowEntry, ServiceKey, TrieNode,
+};
 
-use crate::model::PodKey;
+use crate::{
+    Decision,
+    compile::{ClassId, PortSetId, Row, RowId, Tables},
+    model::{PodKey, Protocol},
+};
 
 /// One bank of every banked map, for one node. Entry `i` goes to index `i` of the bank.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -87,3 +101,251 @@ impl Default for Capacity {
         }
     }
 }
+
+/// Numbers decisions for the datapath. Numbers stay as long as the value lives, so that counters and
+/// events of different publications speak of the same decision; number 0 is no decision.
+#[derive(Clone, Debug, Default)]
+pub struct Reasons {
+    decisions: IndexSet<Arc<Decision>>,
+}
+
+impl Reasons {
+    /// The decision that a cell's reason id stands for.
+    pub fn get(&self, id: u32) -> Option<&Arc<Decision>> {
+        self.decisions.get_index(id.checked_sub(1)? as usize)
+    }
+
+    /// All decisions with their ids.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &Arc<Decision>)> {
+        (1..).zip(&self.decisions)
+    }
+
+    fn number(&mut self, decision: &Arc<Decision>) -> u32 {
+        let index = match self.decisions.get_index_of(decision) {
+            Some(index) => index,
+            None => self.decisions.insert_full(decision.clone()).0,
+        };
+        u32::try_from(index + 1).unwrap_or(u32::MAX)
+    }
+}
+
+/// Tables that do not fit the datapath's maps.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct TooLarge {
+    map: &'static str,
+    needed: usize,
+    capacity: usize,
+    policies: Vec<Arc<str>>,
+}
+
+impl TooLarge {
+    /// The map that overflows.
+    pub fn map(&self) -> &'static str {
+        self.map
+    }
+
+    /// Entries needed in one bank.
+    pub fn needed(&self) -> usize {
+        self.needed
+    }
+
+    /// Entries that one bank holds.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// The policies that take the most room, the largest first, five at most.
+    pub fn policies(&self) -> &[Arc<str>] {
+        &self.policies
+    }
+}
+
+impl fmt::Display for TooLarge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            map,
+            needed,
+            capacity,
+            policies,
+        } = self;
+        write!(
+            f,
+            "the tables need {needed} entries of {map}, which holds {capacity}"
+        )?;
+        for (i, policy) in policies.iter().enumerate() {
+            f.write_str(if i == 0 {
+                "; most room is taken by "
+            } else {
+                ", "
+            })?;
+            f.write_str(policy)?;
+        }
+        Ok(())
+    }
+}
+
+/// Lays `tables` out for the maps. Reason ids are taken from `reasons`, which starts over if it is full
+/// of decisions of the past.
+pub fn lower(
+    tables: &Tables,
+    capacity: &Capacity,
+    reasons: &mut Reasons,
+) -> Result<Image, TooLarge> {
+    let check = |map, needed: usize, capacity: u32| {
+        let capacity = capacity as usize;
+        if needed <= capacity {
+            return Ok(());
+        }
+        Err(TooLarge {
+            map,
+            needed,
+            capacity,
+            policies: largest(tables),
+        })
+    };
+    // Reason 0 is none, and the two reserved decisions have none.
+    check("RULE_COUNTERS", tables.decisions.len(), capacity.reasons)?;
+    if reasons.decisions.len() + tables.decisions.len() >= capacity.reasons as usize {
+        *reasons = Reasons::default();
+    }
+    let row_chunks = (tables.classes as usize).div_ceil(ROW_CHUNK);
+    check("classes", tables.classes as usize, u32::from(u16::MAX))?;
+    check("rows", tables.rows.len(), u32::from(u16::MAX))?;
+    check("ROWS", row_chunks * tables.rows.len(), capacity.rows)?;
+    check("SERVICES", tables.services.len(), capacity.services)?;
+
+    let ports = ports::lower(tables, reasons);
+    check("UNIFORM", ports.uniform.len(), capacity.uniform)?;
+    check("PORT_SETS", ports.port_sets.len(), capacity.port_sets)?;
+    let addresses = addresses::lower(tables);
+    check("TRIE4", addresses.trie4.len(), capacity.trie4)?;
+    check("TRIE6", addresses.trie6.len(), capacity.trie6)?;
+    check("HOSTS6", addresses.hosts6.len(), capacity.hosts6)?;
+
+    let entry = |port_set: PortSetId| {
+        ports
+            .entries
+            .get(port_set.0 as usize)
+            .map_or(0, |entry| entry.0)
+    };
+    Ok(Image {
+        trie4: addresses.trie4,
+        trie6: addresses.trie6,
+        hosts6: addresses.hosts6,
+        rows: tables
+            .rows
+            .iter()
+            .flat_map(|row| chunks(row, row_chunks, &entry))
+            .collect(),
+        row_chunks: u32::try_from(row_chunks).unwrap_or(u32::MAX),
+        services: services(tables),
+        endpoints: endpoints(tables, &entry),
+        uniform: ports.uniform,
+        port_sets: ports.port_sets,
+    })
+}
+
+fn chunks<'a>(
+    row: &'a Row,
+    count: usize,
+    entry: &'a impl Fn(PortSetId) -> u16,
+) -> impl Iterator<Item = RowChunk> + 'a {
+    (0..count).map(move |chunk| {
+        let mut entries = [0; ROW_CHUNK];
+        let port_sets = row.port_sets.iter().skip(chunk * ROW_CHUNK);
+        for (to, port_set) in entries.iter_mut().zip(port_sets) {
+            *to = entry(*port_set);
+        }
+        RowChunk { entries }
+    })
+}
+
+fn services(tables: &Tables) -> BTreeMap<ServiceKey, u32> {
+    let services = tables.services.iter();
+    let entries = services.map(|((address, protocol, port), ClassId(class))| {
+        let address = match address {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+            IpAddr::V6(v6) => v6.octets(),
+        };
+        // IANA protocol numbers; a Service has no other protocol.
+        let protocol = match protocol {
+            Protocol::Tcp => 6,
+            Protocol::Udp => 17,
+            Protocol::Sctp => 132,
+            Protocol::Other => 0,
+        };
+        (
+            ServiceKey {
+                address,
+                port: port.to_be_bytes(),
+                protocol,
+                bank: 0,
+            },
+            *class,
+        )
+    });
+    entries.collect()
+}
+
+fn endpoints(
+    tables: &Tables,
+    entry: &impl Fn(PortSetId) -> u16,
+) -> BTreeMap<PodKey, EndpointImage> {
+    let pair = |low: u32, high: u32| (low & 0xffff) | high << 16;
+    let row = |row: Option<RowId>| row.map_or(0, |RowId(row)| row);
+    let own = |(ingress, egress)| pair(entry(ingress).into(), entry(egress).into());
+    let pods = tables.pods.iter().map(|(key, pod)| {
+        let image = EndpointImage {
+            rows: pair(row(pod.ingress), row(pod.egress)),
+            own4: own(pod.own[0]),
+            own6: own(pod.own[1]),
+            classes: pair(pod.classes[0].0, pod.classes[1].0),
+            ipv4: pod.addresses.iter().find_map(|a| {
+                if let IpAddr::V4(v4) = a {
+                    Some(*v4)
+                } else {
+                    None
+                }
+            }),
+            ipv6: pod.addresses.iter().find_map(|a| {
+                if let IpAddr::V6(v6) = a {
+                    Some(*v6)
+                } else {
+                    None
+                }
+            }),
+        };
+        (key.clone(), image)
+    });
+    pods.collect()
+}
+
+/// The policies whose rows have the most runs of ports.
+fn largest(tables: &Tables) -> Vec<Arc<str>> {
+    let mut weights: BTreeMap<&Arc<str>, usize> = BTreeMap::new();
+    for row in &tables.rows {
+        let mut port_sets: Vec<_> = row.port_sets.clone();
+        port_sets.sort_unstable();
+        port_sets.dedup();
+        let runs = |id: &PortSetId| {
+            tables
+                .port_sets
+                .get(id.0 as usize)
+                .map_or(0, |set| set.runs().len())
+        };
+        let weight: usize = port_sets.iter().map(runs).sum();
+        for policy in &row.policies {
+            *weights.entry(policy).or_default() += weight;
+        }
+    }
+    let mut policies: Vec<_> = weights.into_iter().collect();
+    policies.sort_by_key(|(name, weight)| (std::cmp::Reverse(*weight), *name));
+    policies
+        .into_iter()
+        .take(5)
+        .map(|(name, _)| name.clone())
+        .collect()
+}
+
+/// What a row says of a class whose port set is number `index` of the image.
+type Entries = Vec<RowEntry>;
