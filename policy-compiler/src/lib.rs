@@ -12,6 +12,7 @@
 //! is a [`diagnostic::Diagnostic`] beside the result, never a missing result.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::disallowed_types))]
 
 pub mod compile;
 pub mod diagnostic;
