@@ -7,6 +7,7 @@
 //! cluster_network_policy(&Value, &Locator, &Settings)        -> Parsed<AdminPolicy>
 //! pod, service, endpoint_slice(&Value, &Locator, &Settings)  -> Parsed<Pod | Service | EndpointSlice>
 //! namespace, node(&Value, &Locator)                          -> Parsed<Namespace | Node>
+//! workload(WorkloadKind, &Value, &Locator, &Settings)        -> Parsed<Workload>
 //! ```
 //!
 //! Nothing fails: what an API server would refuse is a diagnostic and [`Parsed::rejected`]; what is left
@@ -33,12 +34,14 @@ mod selector;
 mod service;
 mod syntax;
 mod topology;
+mod workload;
 
 pub use admin::{admin_network_policy, baseline_admin_network_policy, cluster_network_policy};
 pub use network_policy::network_policy;
-pub use pod::{Template, pod, pod_template};
+pub use pod::{Template, pod};
 pub use service::{EndpointPort, EndpointSlice, attach_endpoints, endpoint_slice, service};
 pub use topology::{namespace, node};
+pub use workload::{Workload, WorkloadKind, workload};
 
 use std::sync::Arc;
 

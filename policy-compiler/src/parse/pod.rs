@@ -60,32 +60,16 @@ pub struct Template {
     pub labels: Labels,
     /// `spec.nodeName`.
     pub node: Option<Arc<str>>,
+    /// `spec.nodeSelector`.
+    pub node_selector: Labels,
     /// `spec.hostNetwork`.
     pub host_network: bool,
     /// Ports of regular and sidecar containers.
     pub ports: Vec<ContainerPort>,
 }
 
-/// Reads the pod template at `path`, `["spec", "template"]`, of a workload.
-pub fn pod_template(
-    value: &Value,
-    locator: &Locator<'_>,
-    path: &[&'static str],
-) -> Parsed<Template> {
-    let mut r = Reader::new(locator);
-    let template = descend(&mut r, value, path);
-    r.finish(template)
-}
-
-fn descend<'a>(r: &mut Reader<'a>, value: &'a Value, path: &[&'static str]) -> Option<Template> {
-    let Some((first, rest)) = path.split_first() else {
-        return template(r, value);
-    };
-    let fields = r.open_object(value, &[first])?;
-    r.field(&fields, first, |r, value| descend(r, value, rest))?
-}
-
-fn template<'a>(r: &mut Reader<'a>, value: &'a Value) -> Option<Template> {
+/// Reads a pod template at the reader's place.
+pub(super) fn template<'a>(r: &mut Reader<'a>, value: &'a Value) -> Option<Template> {
     let fields = r.open_object(value, &["metadata", "spec"])?;
     let labels = r.field(&fields, "metadata", |r, value| {
         let fields = r.open_object(value, &["labels"])?;
@@ -100,11 +84,18 @@ fn template<'a>(r: &mut Reader<'a>, value: &'a Value) -> Option<Template> {
 
 /// Everything but the labels.
 fn pod_spec<'a>(r: &mut Reader<'a>, value: &'a Value) -> Template {
-    let read = ["nodeName", "hostNetwork", "containers", "initContainers"];
+    let read = [
+        "nodeName",
+        "nodeSelector",
+        "hostNetwork",
+        "containers",
+        "initContainers",
+    ];
     let Some(fields) = r.open_object(value, &read) else {
         return Template::default();
     };
     let node = r.field(&fields, "nodeName", Reader::string).flatten();
+    let node_selector = r.field(&fields, "nodeSelector", self::labels);
     let host_network = r.field(&fields, "hostNetwork", Reader::boolean).flatten();
     let mut ports = r.field(&fields, "containers", |r, value| {
         r.items(value, |r, value| container_ports(r, value, false))
@@ -119,6 +110,7 @@ fn pod_spec<'a>(r: &mut Reader<'a>, value: &'a Value) -> Template {
     Template {
         labels: Labels::default(),
         node: node.filter(|name| !name.is_empty()).map(Arc::from),
+        node_selector: node_selector.unwrap_or_default(),
         host_network: host_network.unwrap_or_default(),
         ports: ports.unwrap_or_default().into_iter().flatten().collect(),
     }

@@ -148,7 +148,7 @@ fn domain_names<'a>(r: &mut Reader<'a>, value: &'a Value, action: Option<Action>
         );
     } else {
         r.close("domain names outside a rule that allows");
-        r.error(
+        r.warn(
             "domain-names-unsupported",
             "domain names are defined only for rules that allow; this rule denies everything",
         );

@@ -199,6 +199,6 @@ pub(super) fn named_port_without_pod(
     if schema.is_experimental() {
         r.reject(message);
     } else {
-        r.error("named-port-without-pod", message);
+        r.warn("named-port-without-pod", message);
     }
 }

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The pods that controllers would make of workloads, with the labels they would add.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::{
+    model::{Labels, Node, Phase, Pod, PodKey},
+    parse::{Template, Workload, WorkloadKind},
+};
+
+/// Pods of one StatefulSet that are made at most; they differ in nothing but their number.
+pub(super) const MOST_ORDINALS: u32 = 1_000;
+
+/// The value of labels that only the controller knows, a hash or a uid.
+const UNKNOWN: &str = "unknown";
+
+/// The pods of `workload`, none if it has no replicas.
+///
+/// Replicas that no policy can tell apart are one pod, called `deployment/web`, which no real pod can
+/// be. Pods of a StatefulSet have names and labels of their own and are all made; a DaemonSet has one pod
+/// for every known node that its node selector selects, or one if no node is known.
+pub(super) fn of(workload: &Workload, nodes: &BTreeMap<Arc<str>, Arc<Node>>) -> Vec<Pod> {
+    if workload.replicas == 0 {
+        return Vec::new();
+    }
+    let template = &workload.template;
+    let collective = format!(
+        "{}/{}",
+        workload.kind.name().to_ascii_lowercase(),
+        workload.name
+    );
+    match workload.kind {
+        WorkloadKind::StatefulSet => (0..workload.replicas.min(MOST_ORDINALS))
+            .map(|offset| {
+                let ordinal = workload.first_ordinal.saturating_add(offset);
+                let name = format!("{}-{ordinal}", workload.name);
+                let labels = [
+                    ("apps.kubernetes.io/pod-index", ordinal.to_string()),
+                    ("controller-revision-hash", UNKNOWN.to_owned()),
+                    ("statefulset.kubernetes.io/pod-name", name.clone()),
+                ];
+                pod(workload, &name, template.node.clone(), labels)
+            })
+            .collect(),
+        WorkloadKind::DaemonSet => {
+            let labels = || {
+                [
+                    ("controller-revision-hash", UNKNOWN.to_owned()),
+                    ("pod-template-generation", "1".to_owned()),
+                ]
+            };
+            if nodes.is_empty() {
+                return vec![pod(workload, &collective, template.node.clone(), labels())];
+            }
+            nodes
+                .values()
+                .filter(|node| runs_on(template, node))
+                .map(|node| {
+                    let name = format!("{collective}@{}", node.name);
+                    pod(workload, &name, Some(node.name.clone()), labels())
+                })
+                .collect()
+        }
+        WorkloadKind::Deployment => {
+            let labels = [("pod-template-hash", UNKNOWN.to_owned())];
+            vec![pod(workload, &collective, template.node.clone(), labels)]
+        }
+        WorkloadKind::Job | WorkloadKind::CronJob => {
+            let job = if workload.kind == WorkloadKind::Job {
+                workload.name.to_string()
+            } else {
+                UNKNOWN.to_owned()
+            };
+            let labels = [
+                ("batch.kubernetes.io/controller-uid", UNKNOWN.to_owned()),
+                ("batch.kubernetes.io/job-name", job.clone()),
+                ("controller-uid", UNKNOWN.to_owned()),
+                ("job-name", job),
+            ];
+            vec![pod(workload, &collective, template.node.clone(), labels)]
+        }
+        WorkloadKind::ReplicaSet | WorkloadKind::ReplicationController => {
+            vec![pod(workload, &collective, template.node.clone(), [])]
+        }
+    }
+}
+
+fn runs_on(template: &Template, node: &Node) -> bool {
+    let named = template.node.as_ref().is_none_or(|name| *name == node.name);
+    let mut wanted = template.node_selector.0.iter();
+    named && wanted.all(|(key, value)| node.labels.get(key) == Some(&**value))
+}
+
+fn pod<const N: usize>(
+    workload: &Workload,
+    name: &str,
+    node: Option<Arc<str>>,
+    added: [(&str, String); N],
+) -> Pod {
+    let mut labels: Labels = workload.template.labels.clone();
+    for (key, value) in added {
+        labels.0.entry(key.into()).or_insert_with(|| value.into());
+    }
+    Pod {
+        key: PodKey::new(&workload.namespace, name),
+        uid: "".into(),
+        labels,
+        node,
+        addresses: Vec::new(),
+        host_network: workload.template.host_network,
+        phase: Phase::Pending,
+        ports: workload.template.ports.clone(),
+        created: None,
+        owner: Some((workload.kind.name().into(), workload.name.clone())),
+        at: workload.at.clone(),
+    }
+}
+
+/// Which workload made each real pod, as far as names and ReplicaSets or Jobs between the two tell:
+/// sets [`Pod::owner`] to the outermost workload.
+pub(super) fn adopt(pod: &mut Pod, workloads: &BTreeMap<WorkloadId, Workload>) {
+    let Some((kind, name)) = pod.owner.clone() else {
+        return;
+    };
+    let namespace = &pod.key.namespace;
+    let between = WorkloadKind::named(&kind)
+        .and_then(|kind| workloads.get(&(namespace.clone(), kind, name.clone())));
+    if let Some(owner) = between.and_then(|workload| workload.owner.clone()) {
+        pod.owner = Some(owner);
+        return;
+    }
+    let outer = match &*kind {
+        // A Deployment calls its ReplicaSets by its own name and the hash their pods carry.
+        "ReplicaSet" => {
+            let hash = pod.labels.get("pod-template-hash");
+            let prefix = hash.and_then(|hash| name.strip_suffix(hash)?.strip_suffix('-'));
+            prefix.map(|prefix| (WorkloadKind::Deployment, prefix))
+        }
+        // A CronJob calls its Jobs by its own name and the minute.
+        "Job" => {
+            let split = name.rsplit_once('-').filter(|(prefix, minute)| {
+                let key = (namespace.clone(), WorkloadKind::CronJob, Arc::from(*prefix));
+                minute.bytes().all(|c| c.is_ascii_digit()) && workloads.contains_key(&key)
+            });
+            split.map(|(prefix, _)| (WorkloadKind::CronJob, prefix))
+        }
+        _ => None,
+    };
+    if let Some((kind, name)) = outer {
+        pod.owner = Some((kind.name().into(), name.into()));
+    }
+}
+
+/// Namespace, kind and name of a workload.
+pub(super) type WorkloadId = (Arc<str>, WorkloadKind, Arc<str>);
