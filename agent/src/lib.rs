@@ -7,11 +7,18 @@
 //! network namespaces ─▶ net ─▶ pod interfaces ─▶ engine ──┘
 //! ```
 
+pub mod admin;
 pub mod args;
+pub mod coalesce;
 pub mod demo;
 pub mod engine;
 pub mod folder;
+pub mod index;
+pub mod metrics;
 pub mod net;
+pub mod pods;
 pub mod reason;
 pub mod run;
+pub mod status;
 pub mod telemetry;
+pub mod watch;

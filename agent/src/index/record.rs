@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is there to say about a policy, besides what it means?
+
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use policy_compiler::{
+    diagnostic::{Diagnostic, Severity},
+    model::{Action, AdminPolicy, AdminRule, Direction, PolicyRef, Priority, Tier},
+};
+use serde_json::Value;
+
+use crate::status::conditions;
+
+/// A policy as its status sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PolicyRecord {
+    /// Which policy.
+    pub policy: PolicyRef,
+    /// `metadata.uid`.
+    pub uid: Arc<str>,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// Where a cluster-scoped policy stands in the order of evaluation.
+    pub order: Option<(Tier, Priority)>,
+    /// Why the object as a whole is not a policy; the other fields say little then.
+    pub rejected: Option<Arc<str>>,
+    /// The rules that fail closed, with what they do instead.
+    pub unsupported: Vec<String>,
+    /// What is wrong or probably not meant.
+    pub problems: Vec<Problem>,
+    /// The conditions in the object that are ours.
+    pub conditions: Vec<Condition>,
+}
+
+/// One problem of a policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// [`Diagnostic::id`].
+    pub id: &'static str,
+    /// An API server should not have accepted this.
+    pub is_error: bool,
+    /// Field path and message.
+    pub message: String,
+}
+
+impl PolicyRecord {
+    /// A flawless record of `policy`.
+    pub fn new(policy: PolicyRef) -> Self {
+        Self {
+            policy,
+            uid: Arc::default(),
+            generation: 0,
+            order: None,
+            rejected: None,
+            unsupported: Vec::new(),
+            problems: Vec::new(),
+            conditions: Vec::new(),
+        }
+    }
+
+    /// Takes what the object and its diagnostics say.
+    pub(super) fn read(&mut self, value: &Value, diagnostics: &[Diagnostic]) {
+        let metadata = value.get("metadata");
+        if let Some(uid) = metadata.and_then(|metadata| metadata.get("uid")?.as_str()) {
+            self.uid = uid.into();
+        }
+        let generation = metadata.and_then(|metadata| metadata.get("generation")?.as_i64());
+        self.generation = generation.unwrap_or_default();
+        self.problems = diagnostics.iter().filter_map(problem).collect();
+        let conditions = value
+            .get("status")
+            .and_then(|status| status.get("conditions"));
+        self.conditions = conditions
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(|condition| serde_json::from_value::<Condition>(condition.clone()).ok())
+            .filter(|condition| conditions::is_ours(&condition.type_))
+            .collect();
+    }
+
+    /// Takes what the policy turned out to mean.
+    pub(super) fn judge(&mut self, policy: &AdminPolicy) {
+        self.order = Some((policy.tier, policy.priority));
+        for direction in [Direction::Ingress, Direction::Egress] {
+            for (index, rule) in policy.rules(direction).iter().enumerate() {
+                if let Some(text) = unsupported(rule) {
+                    self.unsupported
+                        .push(format!("{direction}[{index}].{text}"));
+                }
+            }
+        }
+    }
+}
+
+fn problem(diagnostic: &Diagnostic) -> Option<Problem> {
+    let is_error = match diagnostic.severity {
+        Severity::Info => return None,
+        Severity::Warning => false,
+        Severity::Error => true,
+    };
+    Some(Problem {
+        id: diagnostic.id,
+        is_error,
+        message: super::decode::spell(diagnostic),
+    })
+}
+
+/// How a rule deviates from what is written in it, if it does.
+fn unsupported(rule: &AdminRule) -> Option<String> {
+    let (path, why) = match &rule.closed {
+        Some(closed) => (&*closed.path, &*closed.why),
+        None if rule.has_domain_names() => ("to", "domain names are not resolved"),
+        None => return None,
+    };
+    let instead = match rule.action {
+        Action::Allow => "matches nothing",
+        Action::Deny | Action::Pass => "denies everything",
+    };
+    Some(format!("{path}: {why}, so the rule {instead}"))
+}

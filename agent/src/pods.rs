@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which interfaces of this node belong to which of its pods?
+//!
+//! The answer does not depend on the network plugin, nor on any name. A pod is known by its UID, a
+//! network namespace by its inode, an interface by its index together with the namespace at its other
+//! end, checked from both ends. Namespaces are found through the processes that live in them and through
+//! the folders where container runtimes pin them; their pods by the control group of a process, else by
+//! the addresses in the namespace.
+
+mod cgroup;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use policy_compiler::model::{Pod, PodKey};
+
+use crate::net::{NetError, Netns, PodInterface, pod_interfaces};
+
+/// Where to look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// The process file system of the node.
+    pub proc: PathBuf,
+    /// Folders where container runtimes pin network namespaces.
+    pub pinned: Vec<PathBuf>,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self {
+            proc: "/proc".into(),
+            pinned: vec!["/run/netns".into(), "/var/run/docker/netns".into()],
+        }
+    }
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// The pod behind each interface of the node, by interface index.
+    pub interfaces: BTreeMap<u32, PodKey>,
+    /// Pods with an address that does not surface on the node, so that nothing here can police it.
+    pub unsupported: BTreeMap<PodKey, String>,
+    /// Pods that have an address but no network namespace that could be found.
+    pub missing: BTreeSet<PodKey>,
+}
+
+/// A network namespace other than the node's own.
+struct Sandbox {
+    netns: Netns,
+    /// UIDs of the pods that processes in the namespace belong to.
+    uids: BTreeSet<String>,
+}
+
+/// Finds the interfaces of `pods`, all of them pods of this node, in the namespace `host` of the node.
+///
+/// # Errors
+///
+/// The node's own namespace cannot be read. What concerns single pods is part of the answer.
+pub fn find<'a>(
+    places: &Places,
+    host: &Netns,
+    pods: impl IntoIterator<Item = &'a Arc<Pod>>,
+) -> Result<Found, NetError> {
+    let pods: Vec<&Arc<Pod>> = pods.into_iter().filter(|pod| pod.is_policed()).collect();
+    let mut found = Found::default();
+    let mut seen = BTreeSet::new();
+    for (inode, sandbox) in sandboxes(places, host).unwrap_or_default() {
+        let interfaces = match pod_interfaces(host, &sandbox.netns) {
+            Ok(interfaces) => interfaces,
+            Err(error) => {
+                tracing::debug!(inode, %error, "network namespace cannot be read");
+                continue;
+            }
+        };
+        let Some(pod) = identify(&pods, &sandbox, &interfaces) else {
+            continue;
+        };
+        seen.insert(pod.key.clone());
+        for interface in interfaces {
+            match (&interface.outside, &*interface.addresses) {
+                (Some(outside), _) => {
+                    found.interfaces.insert(outside.index, pod.key.clone());
+                }
+                (None, []) => {}
+                (None, _) => {
+                    let name = &interface.inside.name;
+                    let why = format!("interface `{name}` has no other end on the node");
+                    found.unsupported.insert(pod.key.clone(), why);
+                }
+            }
+        }
+    }
+    found.missing = pods
+        .iter()
+        .filter(|pod| !pod.addresses.is_empty() && !seen.contains(&pod.key))
+        .map(|pod| pod.key.clone())
+        .collect();
+    Ok(found)
+}
+
+/// The pod that lives in a namespace: the one its processes agree on, else the one whose addresses are
+/// in it. Processes disagree where a pod that manages other pods enters their namespaces.
+fn identify<'a>(
+    pods: &[&'a Arc<Pod>],
+    sandbox: &Sandbox,
+    interfaces: &[PodInterface],
+) -> Option<&'a Arc<Pod>> {
+    let mut by_uid = pods.iter().filter(|pod| sandbox.uids.contains(&*pod.uid));
+    if let (Some(pod), None) = (by_uid.next(), by_uid.next()) {
+        return Some(pod);
+    }
+    let addresses: BTreeSet<IpAddr> = interfaces
+        .iter()
+        .flat_map(|interface| interface.addresses.iter().copied())
+        .collect();
+    // Of two pods that claim one address the newer one has it: the address was free to be given again.
+    pods.iter()
+        .filter(|pod| {
+            !pod.addresses.is_empty()
+                && pod
+                    .addresses
+                    .iter()
+                    .all(|address| addresses.contains(address))
+        })
+        .max_by_key(|pod| (pod.created, &pod.key))
+        .copied()
+}
+
+/// Every network namespace in use or pinned, by inode, without the node's own.
+fn sandboxes(places: &Places, host: &Netns) -> io::Result<BTreeMap<u64, Sandbox>> {
+    let own = host.inode()?;
+    let mut sandboxes: BTreeMap<u64, Sandbox> = BTreeMap::new();
+    for entry in entries(&places.proc) {
+        let is_process = entry
+            .file_name()
+            .is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit));
+        if !is_process {
+            continue;
+        }
+        // A process may end at any of these steps.
+        let Some(inode) = namespace_of(&entry) else {
+            continue;
+        };
+        if inode == own {
+            continue;
+        }
+        let uid = fs::read_to_string(entry.join("cgroup"))
+            .ok()
+            .and_then(|text| cgroup::pod_uid(&text));
+        if let Some(known) = sandboxes.get_mut(&inode) {
+            known.uids.extend(uid);
+        } else if let Some((inode, netns)) = open(&entry.join("ns/net"), own) {
+            let uids = uid.into_iter().collect();
+            sandboxes.insert(inode, Sandbox { netns, uids });
+        }
+    }
+    for folder in &places.pinned {
+        for entry in entries(folder) {
+            if let Some((inode, netns)) = open(&entry, own) {
+                let uids = BTreeSet::new();
+                sandboxes.entry(inode).or_insert(Sandbox { netns, uids });
+            }
+        }
+    }
+    Ok(sandboxes)
+}
+
+/// Opens a namespace unless it is `own`. The inode is asked of the open file, which cannot change under
+/// us as the path can.
+fn open(path: &Path, own: u64) -> Option<(u64, Netns)> {
+    let netns = Netns::open(path).ok()?;
+    let inode = netns.inode().ok()?;
+    (inode != own).then_some((inode, netns))
+}
+
+/// The inode in `net:[4026531840]`.
+fn namespace_of(process: &Path) -> Option<u64> {
+    let link = fs::read_link(process.join("ns/net")).ok()?;
+    let text = link.to_str()?.strip_prefix("net:[")?.strip_suffix(']')?;
+    text.parse().ok()
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    entries.flatten().map(|entry| entry.path()).collect()
+}
