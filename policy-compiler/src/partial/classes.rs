@@ -26,7 +26,8 @@ pub struct Class {
 }
 
 impl Evaluator<'_> {
-    /// Groups `endpoints`, in order of the first member of each class.
+    /// Groups `endpoints`, in order of the first member of each class. Finished pods do not belong there:
+    /// they stand for an address that may be another endpoint's.
     pub fn classes(&self, endpoints: &[Endpoint], family: Option<Family>) -> Vec<Class> {
         let mut alike: BTreeMap<Look<'_>, Vec<Endpoint>> = BTreeMap::new();
         let mut loose: Vec<Endpoint> = Vec::new();
@@ -96,12 +97,12 @@ impl Evaluator<'_> {
         self.terms.iter().any(super::index::Term::is_by_address)
     }
 
-    /// Whether flows from a node's own stack are asked about, so that a pod's node matters.
+    /// Whether some pod stands for `node`, so that it matters that a pod runs there.
     fn node_matters(&self, node: Option<&Arc<str>>) -> bool {
-        self.snapshot
-            .pods
-            .values()
-            .any(|pod| pod.host_network && (node.is_none() || pod.node.as_ref() == node))
+        match node {
+            Some(node) => self.impersonated.contains(node) || self.impersonated.contains(""),
+            None => !self.impersonated.is_empty(),
+        }
     }
 
     fn key(&self, party: &Party) -> Key {

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which rules and peers are there? The policies of a snapshot, flattened and numbered once.
 
-use std::{collections::BTreeMap, collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 
@@ -49,6 +52,8 @@ pub struct Evaluator<'a> {
     /// For every distinct namespace selector of [`Self::terms`] and subjects, which namespaces match.
     pub(super) namespace_matches: Vec<Vec<bool>>,
     pub(super) namespace_ids: BTreeMap<Arc<str>, usize>,
+    /// Nodes that hostNetwork and finished pods stand for; the empty name if it is not known which.
+    pub(super) impersonated: BTreeSet<Arc<str>>,
 }
 
 /// A policy and its rules.
@@ -191,6 +196,7 @@ impl<'a> Evaluator<'a> {
             port_names,
             namespace_matches,
             namespace_ids,
+            impersonated: impersonated(snapshot),
         }
     }
 
@@ -532,6 +538,24 @@ impl<'a, 'd> Builder<'a, 'd> {
     fn direction_doubt(&self, policy: &PolicyRef, direction: Direction) -> Option<u32> {
         self.doubt(policy, |extent| extent == Extent::Direction(direction))
     }
+}
+
+fn impersonated(snapshot: &Snapshot) -> BTreeSet<Arc<str>> {
+    let strangers = snapshot.pods.values().filter(|pod| !pod.is_policed());
+    strangers
+        .flat_map(|pod| {
+            let owners = pod
+                .addresses
+                .iter()
+                .filter_map(|address| snapshot.node_at(*address));
+            let named = if pod.host_network {
+                Some(pod.node.clone().unwrap_or_else(|| "".into()))
+            } else {
+                None
+            };
+            owners.map(|node| node.name.clone()).chain(named)
+        })
+        .collect()
 }
 
 impl Ports {
