@@ -16,6 +16,7 @@
 
 pub mod compile;
 pub mod diagnostic;
+pub mod explain;
 pub mod lower;
 pub mod manifest;
 pub mod model;

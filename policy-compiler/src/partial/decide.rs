@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use super::{
     Cause, Connection, Fact, Outcome, Tri,
-    index::{Evaluator, RuleId},
+    index::{Evaluator, RuleId, RuleInfo},
     party::{Entry, Identity, Party},
 };
 use crate::{
@@ -66,6 +66,32 @@ impl Evaluator<'_> {
         question.answer()
     }
 
+    /// Whether a rule's peers match, and which ports it is about.
+    pub(crate) fn conditions(
+        &self,
+        id: RuleId,
+        peer: &Party,
+        destination: &Party,
+    ) -> (Tri, PortSet) {
+        let rule = self.rule(id);
+        let ports = rule.ports.toward(destination);
+        (
+            self.peers_match(rule, peer),
+            ports.unwrap_or_else(|| rule.ports.fixed.clone()),
+        )
+    }
+
+    fn peers_match(&self, rule: &RuleInfo, peer: &Party) -> Tri {
+        match &rule.peers {
+            None => Tri::Yes,
+            Some(peers) => peers
+                .iter()
+                .map(|term| peer.term(*term, self.term(*term)))
+                .max()
+                .unwrap_or(Tri::No),
+        }
+    }
+
     fn matched_entries<'e>(
         &'e self,
         entries: &[Entry],
@@ -109,14 +135,7 @@ impl Evaluator<'_> {
                 }),
             };
         }
-        let holds = match &rule.peers {
-            None => Tri::Yes,
-            Some(peers) => peers
-                .iter()
-                .map(|term| peer.term(*term, self.term(*term)))
-                .max()
-                .unwrap_or(Tri::No),
-        };
+        let holds = self.peers_match(rule, peer);
         if holds == Tri::No {
             return None;
         }

@@ -81,6 +81,11 @@ impl Party {
         }
     }
 
+    /// The rules of the NetworkPolicies that isolate the pod, by policy name and position.
+    pub(crate) fn network_rules(&self, direction: Direction) -> &[RuleId] {
+        &self.side(direction).network
+    }
+
     /// The pod that policies can select, if the end is one.
     pub fn pod(&self) -> Option<&Arc<Pod>> {
         match &self.identity {
