@@ -553,7 +553,7 @@ fn impersonated(snapshot: &Snapshot) -> BTreeSet<Arc<str>> {
             } else {
                 None
             };
-            owners.map(|node| node.name.clone()).chain(named)
+            owners.cloned().chain(named)
         })
         .collect()
 }
