@@ -18,8 +18,8 @@ check: ## The fast loop: format, lints, unit tests, a small property run; no roo
 	@.ci/setup bpf
 	@$(ENV); $$CARGO fmt --all --check
 	@$(ENV); $$CARGO clippy --quiet $(CRATES) --all-targets -- -D warnings
-	@$(ENV); PROPTEST_CASES=64 $$CARGO test --quiet $(CRATES) --lib --bins
-	@$(ENV); PROPTEST_CASES=64 $$CARGO test --quiet -p policy-compiler -p policy-ebpf-common
+	@$(ENV); NETPOL_PROPTEST_CASES=64 PROPTEST_CASES=64 $$CARGO test --quiet $(CRATES) --lib --bins
+	@$(ENV); NETPOL_PROPTEST_CASES=64 PROPTEST_CASES=64 $$CARGO test --quiet -p policy-compiler -p policy-ebpf-common
 
 test: ## Everything that exists, for real: run as root
 	@.ci/setup

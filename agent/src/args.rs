@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What can `netpol-agent` be asked to do?
 
-use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::telemetry::LogFormat;
 
@@ -35,6 +37,131 @@ pub struct Args {
 /// What `netpol-agent` does.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
+    /// Enforce a folder of manifests on this machine's pods.
+    Run(RunArgs),
+    /// Build the cluster of a folder out of network namespaces, enforce its policies, send real packets
+    /// and compare with the analyzer. Exits with 1 if any packet fared otherwise than predicted.
+    Demo(DemoArgs),
     /// Print the version.
     Version,
+}
+
+/// What to enforce, where.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RunArgs {
+    /// Folder of YAML and JSON manifests; edits take effect without a restart.
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Enforce the pods that the folder places on this node.
+    #[arg(long, value_name = "NAME")]
+    pub node: String,
+    /// Where the pods' network namespaces are: files named `namespace_pod`, unless a pod's annotation
+    /// `netpol.dev/netns` names another.
+    #[arg(long, value_name = "DIR", default_value = "/run/netns")]
+    pub netns_dir: PathBuf,
+    /// How to enforce.
+    #[command(flatten)]
+    pub datapath: DatapathArgs,
+}
+
+/// How the kernel enforces.
+#[derive(Clone, Debug, clap::Args)]
+pub struct DatapathArgs {
+    /// Where maps and programs are pinned, on a BPF file system.
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/netpol")]
+    pub bpffs: PathBuf,
+    /// How programs are attached to interfaces.
+    #[arg(long, value_name = "HOW", default_value = "auto")]
+    pub attach: Attach,
+    /// What becomes of open connections when a policy no longer allows them.
+    #[arg(long, value_name = "WHAT", default_value = "reevaluate")]
+    pub established: Established,
+    /// Whether NetworkPolicies admit traffic of a pod to its own node.
+    #[arg(long, value_name = "WHAT", default_value = "enforce")]
+    pub local_node_egress: LocalNodeEgress,
+    /// Count and report what would be dropped, but drop nothing.
+    #[arg(long)]
+    pub audit: bool,
+    /// Report allowed connections, too, not only drops.
+    #[arg(long)]
+    pub allow_events: bool,
+    /// Events per second and pod interface; 0 switches events off.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub events_per_second: u32,
+}
+
+/// How programs are attached to interfaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Attach {
+    /// TCX where the kernel has it (6.6), else clsact.
+    Auto,
+    /// A clsact qdisc with filters.
+    Clsact,
+    /// TCX links.
+    Tcx,
+}
+
+/// What becomes of open connections when a policy no longer allows them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Established {
+    /// They stay open.
+    Keep,
+    /// Their next packet is judged by the new policies.
+    Reevaluate,
+}
+
+/// Whether NetworkPolicies admit traffic of a pod to its own node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LocalNodeEgress {
+    /// Always.
+    Allow,
+    /// As any other traffic.
+    Enforce,
+}
+
+/// What to demonstrate.
+#[derive(Clone, Debug, clap::Args)]
+pub struct DemoArgs {
+    /// Folder of YAML and JSON manifests.
+    #[arg(long, value_name = "DIR", default_value = "testdata/demo")]
+    pub dir: PathBuf,
+    /// Where namespaces and maps are mounted while the demo runs.
+    #[arg(long, value_name = "DIR", default_value = "/run/netpol-demo")]
+    pub root: PathBuf,
+    /// How programs are attached to interfaces.
+    #[arg(long, value_name = "HOW", default_value = "auto")]
+    pub attach: Attach,
+    /// List every cell.
+    #[arg(long, short)]
+    pub verbose: bool,
+    /// Form of the answer.
+    #[arg(long, short, value_name = "FORM", default_value = "text")]
+    pub output: Output,
+    /// Enforce nothing: shows that the comparison notices.
+    #[arg(long)]
+    pub no_enforcement: bool,
+}
+
+/// Form of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For programs.
+    Json,
+    /// For people.
+    Text,
+}
+
+impl Default for DatapathArgs {
+    /// What the command line says by default.
+    fn default() -> Self {
+        Self {
+            bpffs: "/sys/fs/bpf/netpol".into(),
+            attach: Attach::Auto,
+            established: Established::Reevaluate,
+            local_node_egress: LocalNodeEgress::Enforce,
+            audit: false,
+            allow_events: false,
+            events_per_second: 10,
+        }
+    }
 }

@@ -4,9 +4,22 @@
 //! The engine is synchronous and knows neither files nor API servers nor BPF: snapshots and pod
 //! interfaces go in, calls of [`Datapath`] come out. Folder mode and Kubernetes mode share it.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod recording;
 
-use policy_compiler::{lower::Image, model::PodKey};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use policy_compiler::{
+    Snapshot,
+    compile::{Scope, Tables, compile},
+    lower::{Capacity, Image, Reasons, TooLarge, lower},
+    model::PodKey,
+};
+use tracing::warn;
+
+pub use self::recording::{Call, Recording};
 
 /// What the engine asks of the kernel.
 ///
@@ -39,4 +52,280 @@ pub struct Desired<'a> {
     pub uplinks: &'a BTreeSet<u32>,
     /// Pods whose would-be drops are only counted and reported.
     pub audited: &'a BTreeSet<PodKey>,
+}
+
+/// The pod interfaces of this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Interfaces {
+    /// By interface index: the pod behind it, or `None` if that is not known (yet), in which case the
+    /// interface is quarantined.
+    pub pods: BTreeMap<u32, Option<PodKey>>,
+    /// Interfaces of the node that lead to no pod of its own.
+    pub uplinks: BTreeSet<u32>,
+    /// Pods of this node that cannot be policed, and why.
+    pub unreachable: BTreeMap<PodKey, Arc<str>>,
+}
+
+/// How a pod of this node fares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PodState {
+    /// Every packet is judged by the published tables.
+    Enforced,
+    /// The interface is closed, because the tables that would open it are not published.
+    Quarantined,
+    /// No interface of this node leads to the pod yet.
+    Waiting,
+    /// Nothing on this node can police the pod.
+    Unreachable(Arc<str>),
+}
+
+/// What the engine does at the moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Counts publications; 0 before the first.
+    pub generation: u64,
+    /// Why the newest snapshot is not in force; the one before it still is.
+    pub error: Option<Arc<str>>,
+    /// Every policed pod of this node.
+    pub pods: BTreeMap<PodKey, PodState>,
+}
+
+/// Decisions of the node's operator.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// What the tables may take.
+    pub capacity: Capacity,
+    /// Count and report would-be drops of every pod instead of dropping.
+    pub audit: bool,
+}
+
+/// The tables in force.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// What they were compiled from.
+    pub snapshot: Snapshot,
+    /// With the reason of every cell.
+    pub tables: Tables,
+    /// As the kernel has them.
+    pub image: Image,
+}
+
+/// Keeps a node's datapath equal to the newest snapshot that could be compiled.
+#[derive(Debug)]
+pub struct Engine<D> {
+    node: Arc<str>,
+    settings: Settings,
+    datapath: D,
+    published: Option<Published>,
+    reasons: Reasons,
+    interfaces: Interfaces,
+    attached: BTreeSet<u32>,
+    report: Report,
+}
+
+/// A snapshot is not in force.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The tables do not fit into the kernel's maps.
+    #[error("the tables of node `{node}` do not fit")]
+    TooLarge {
+        /// The node.
+        node: Arc<str>,
+        /// Which map, how much it holds and how much it would need.
+        source: TooLarge,
+    },
+    /// The kernel refused the tables.
+    #[error("cannot publish the tables of node `{node}`")]
+    Refused {
+        /// The node.
+        node: Arc<str>,
+        /// What the kernel said.
+        source: anyhow::Error,
+    },
+}
+
+impl<D: Datapath> Engine<D> {
+    /// An engine for the pods of `node`, with nothing published.
+    pub fn new(node: &str, settings: Settings, datapath: D) -> Self {
+        Self {
+            node: node.into(),
+            settings,
+            datapath,
+            published: None,
+            reasons: Reasons::default(),
+            interfaces: Interfaces::default(),
+            attached: BTreeSet::new(),
+            report: Report::default(),
+        }
+    }
+
+    /// Compiles `snapshot` for this node and publishes its tables. On an error the tables in force stay.
+    pub fn apply(&mut self, snapshot: Snapshot) -> Result<(), ApplyError> {
+        let result = self.try_apply(snapshot);
+        self.report.error = result.as_ref().err().map(|error| describe(error).into());
+        self.refresh();
+        result
+    }
+
+    /// Attaches to new pod interfaces, forgets those that are gone and publishes whose they are.
+    ///
+    /// New interfaces are closed before anything else happens. An interface that cannot be attached to
+    /// is reported and tried again with the next call.
+    pub fn set_interfaces(&mut self, interfaces: Interfaces) -> Result<(), ApplyError> {
+        for gone in self.attached.clone() {
+            if !interfaces.pods.contains_key(&gone) {
+                if let Err(error) = self.datapath.detach(gone) {
+                    warn!(ifindex = gone, error = %format!("{error:#}"), "cannot detach");
+                }
+                self.attached.remove(&gone);
+            }
+        }
+        for ifindex in interfaces.pods.keys() {
+            self.quarantine(*ifindex);
+        }
+        self.interfaces = interfaces;
+        let result = match self.published.take() {
+            Some(published) => {
+                let result = self.publish(&published.image);
+                self.published = Some(published);
+                result
+            }
+            None => Ok(()),
+        };
+        self.refresh();
+        result
+    }
+
+    /// Closes an interface of which nothing is known yet. Interfaces that are attached already keep
+    /// what they have.
+    pub fn quarantine(&mut self, ifindex: u32) {
+        if self.attached.contains(&ifindex) {
+            return;
+        }
+        match self.datapath.attach(ifindex) {
+            Ok(()) => {
+                self.attached.insert(ifindex);
+            }
+            Err(error) => warn!(ifindex, error = %format!("{error:#}"), "cannot attach"),
+        }
+    }
+
+    /// What the engine does at the moment.
+    pub fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// The tables in force.
+    pub fn published(&self) -> Option<&Published> {
+        self.published.as_ref()
+    }
+
+    /// What the reason numbers in tables, counters and events mean.
+    pub fn reasons(&self) -> &Reasons {
+        &self.reasons
+    }
+
+    /// The kernel's side.
+    pub fn datapath(&self) -> &D {
+        &self.datapath
+    }
+
+    /// The kernel's side.
+    pub fn datapath_mut(&mut self) -> &mut D {
+        &mut self.datapath
+    }
+
+    fn try_apply(&mut self, snapshot: Snapshot) -> Result<(), ApplyError> {
+        let tables = compile(&snapshot, &Scope::Node(self.node.clone()));
+        let image =
+            lower(&tables, &self.settings.capacity, &mut self.reasons).map_err(|source| {
+                ApplyError::TooLarge {
+                    node: self.node.clone(),
+                    source,
+                }
+            })?;
+        let next = Published {
+            snapshot,
+            tables,
+            image,
+        };
+        self.publish(&next.image)?;
+        self.report.generation += 1;
+        self.published = Some(next);
+        Ok(())
+    }
+
+    fn publish(&mut self, image: &Image) -> Result<(), ApplyError> {
+        let pods: BTreeMap<u32, PodKey> = self
+            .interfaces
+            .pods
+            .iter()
+            .filter(|(ifindex, _)| self.attached.contains(ifindex))
+            .filter_map(|(ifindex, pod)| Some((*ifindex, pod.clone()?)))
+            .filter(|(_, pod)| image.endpoints.contains_key(pod))
+            .collect();
+        let audited = if self.settings.audit {
+            pods.values().cloned().collect()
+        } else {
+            BTreeSet::new()
+        };
+        self.datapath
+            .publish(&Desired {
+                image,
+                pods: &pods,
+                uplinks: &self.interfaces.uplinks,
+                audited: &audited,
+            })
+            .map_err(|source| ApplyError::Refused {
+                node: self.node.clone(),
+                source,
+            })
+    }
+
+    /// Brings the report up to date.
+    fn refresh(&mut self) {
+        let Some(published) = &self.published else {
+            return;
+        };
+        let local = published
+            .snapshot
+            .pods
+            .values()
+            .filter(|pod| pod.is_policed() && pod.node.as_ref() == Some(&self.node));
+        self.report.pods = local
+            .map(|pod| (pod.key.clone(), self.state_of(&pod.key, &published.image)))
+            .collect();
+    }
+
+    fn state_of(&self, pod: &PodKey, image: &Image) -> PodState {
+        if let Some(why) = self.interfaces.unreachable.get(pod) {
+            return PodState::Unreachable(why.clone());
+        }
+        let mut interfaces = self
+            .interfaces
+            .pods
+            .iter()
+            .filter(|(_, owner)| owner.as_ref() == Some(pod))
+            .peekable();
+        if interfaces.peek().is_none() {
+            PodState::Waiting
+        } else if let Some((ifindex, _)) = interfaces.find(|(i, _)| !self.attached.contains(i)) {
+            PodState::Unreachable(format!("cannot attach to interface {ifindex}").into())
+        } else if image.endpoints.contains_key(pod) {
+            PodState::Enforced
+        } else {
+            PodState::Quarantined
+        }
+    }
+}
+
+/// The error with its causes, in one line.
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }

@@ -10,5 +10,5 @@ mod watch;
 pub use link::Link;
 pub use netlink::{NetError, Netlink, Route};
 pub use netns::Netns;
-pub use peer::{PodInterface, pod_interfaces};
+pub use peer::{HostLinks, PodInterface};
 pub use watch::{LinkEvent, LinkWatch};

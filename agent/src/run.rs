@@ -1,20 +1,158 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How does each command start and end?
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    args::{Args, Command},
+    args::{Args, Command, DatapathArgs, DemoArgs, LocalNodeEgress, Output, RunArgs},
+    demo::{self, Root, topology::Topology},
+    engine,
+    folder::{self, Running},
+    net::Netns,
     telemetry,
 };
 
-/// Runs the command and reports how it went.
+/// What was asked for does not hold.
+const DIFFERS: u8 = 1;
+/// It could not be done.
+const FAILED: u8 = 2;
+/// Ended by SIGINT, as shells report it.
+const INTERRUPTED: i32 = 130;
+/// How long nodes may take to enforce before the demo gives up.
+const SETTLE: Duration = Duration::from_secs(60);
+
+/// Runs the command and reports how it went: 0 as asked for, 1 if what was to be shown does not hold,
+/// 2 if it could not be done.
 pub fn run(args: &Args) -> ExitCode {
     telemetry::init(args.log_format, &args.log);
-    match args.command {
-        Command::Version => {
-            anstream::println!("netpol-agent {}", env!("CARGO_PKG_VERSION"));
-            ExitCode::SUCCESS
+    let result = match &args.command {
+        Command::Run(args) => enforce(args),
+        Command::Demo(args) => demonstrate(args),
+        Command::Version => print(&format!("netpol-agent {}\n", env!("CARGO_PKG_VERSION")))
+            .map(|()| ExitCode::SUCCESS),
+    };
+    result.unwrap_or_else(|error| {
+        anstream::eprintln!("error: {error:#}");
+        ExitCode::from(FAILED)
+    })
+}
+
+fn enforce(args: &RunArgs) -> Result<ExitCode> {
+    let host = Netns::current().context("cannot open the machine's network namespace")?;
+    let running = folder::start(&host, options(args), datapath(&args.datapath))?;
+    wait_for_signal()?;
+    drop(running);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn demonstrate(args: &DemoArgs) -> Result<ExitCode> {
+    let loaded = folder::load(&args.dir)?;
+    let root = Arc::new(Root::claim(&args.root)?);
+    // Whoever ends first cleans up: the demo by dropping the folder, a signal by closing it.
+    let owned = Arc::downgrade(&root);
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            if wait_for_signal().is_ok() {
+                if let Some(root) = owned.upgrade() {
+                    let _ = root.close();
+                }
+                std::process::exit(INTERRUPTED);
+            }
+        })?;
+
+    let matrix = demo::run(&root, &loaded.snapshot, |topology| {
+        if args.no_enforcement {
+            Ok(Vec::new())
+        } else {
+            enforce_everywhere(&root, topology, args)
         }
+    })?;
+    match args.output {
+        Output::Json => print(&format!("{:#}\n", demo::render::json(&matrix)))?,
+        Output::Text => print(&demo::render::text(&matrix, args.verbose))?,
+    }
+    Ok(match matrix.differing().next() {
+        None => ExitCode::SUCCESS,
+        Some(_) => ExitCode::from(DIFFERS),
+    })
+}
+
+/// Runs an agent on every node of the demo, as `run --dir` would, and waits until all are settled.
+fn enforce_everywhere(root: &Root, topology: &Topology, args: &DemoArgs) -> Result<Vec<Running>> {
+    let mut agents = Vec::new();
+    for (node, namespace) in &topology.nodes {
+        let run = RunArgs {
+            dir: args.dir.clone(),
+            node: node.to_string(),
+            netns_dir: root.dir(Root::PODS),
+            datapath: DatapathArgs {
+                bpffs: root.bpf(node)?,
+                attach: args.attach,
+                ..DatapathArgs::default()
+            },
+        };
+        let agent = folder::start(namespace, options(&run), datapath(&run.datapath))
+            .with_context(|| format!("cannot start the agent of node `{node}`"))?;
+        agents.push(agent);
+    }
+    for (agent, node) in agents.iter().zip(topology.nodes.keys()) {
+        if let Err(status) = agent.wait(SETTLE, |status| status.is_settled()) {
+            bail!("node `{node}` does not enforce: {status:?}");
+        }
+    }
+    Ok(agents)
+}
+
+fn options(args: &RunArgs) -> folder::Options {
+    folder::Options {
+        dir: args.dir.clone(),
+        node: args.node.clone(),
+        netns_dir: args.netns_dir.clone(),
+        local_node_egress: args.datapath.local_node_egress == LocalNodeEgress::Allow,
+        settings: engine::Settings {
+            audit: args.datapath.audit,
+            ..engine::Settings::default()
+        },
+    }
+}
+
+/// There is no datapath yet; nothing pretends to enforce.
+fn datapath(_: &DatapathArgs) -> impl FnOnce() -> Result<engine::Recording> + Send + 'static {
+    || bail!("this build has no datapath")
+}
+
+/// Blocks until the process is asked to end.
+fn wait_for_signal() -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        Ok(())
+    })
+}
+
+/// Writes the answer; a reader that has seen enough is no error.
+fn print(text: &str) -> Result<()> {
+    match anstream::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write the answer")
+        }
+        _ => Ok(()),
     }
 }

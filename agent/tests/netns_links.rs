@@ -4,7 +4,7 @@
 
 use std::{path::PathBuf, sync::mpsc, time::Duration};
 
-use agent::net::{LinkEvent, LinkWatch, Netlink, Netns, pod_interfaces};
+use agent::net::{HostLinks, LinkEvent, LinkWatch, Netlink, Netns};
 
 /// Namespaces that go away with the test.
 struct Namespaces {
@@ -55,9 +55,10 @@ fn pairs_are_matched_by_index_and_namespace() {
             .add_address(eth0.index, format!("fd00:9::{i}/128").parse().unwrap())
             .unwrap();
     }
+    let links = HostLinks::read(&host).unwrap();
     // Both pods' eth0 have the same number, so the number alone cannot tell them apart.
     for (i, pod) in pods.iter().enumerate() {
-        let interfaces = pod_interfaces(&host, pod).unwrap();
+        let interfaces = links.interfaces_of(pod).unwrap();
         assert_eq!(interfaces.len(), 1);
         let outside = interfaces[0].outside.as_ref().unwrap();
         assert_eq!(outside.name, format!("v{i}"));
@@ -74,7 +75,7 @@ fn pairs_are_matched_by_index_and_namespace() {
         .unwrap()
         .add_veth("side", "side", &pods[1])
         .unwrap();
-    let interfaces = pod_interfaces(&host, &pods[0]).unwrap();
+    let interfaces = links.interfaces_of(&pods[0]).unwrap();
     let side = interfaces.iter().find(|i| i.inside.name == "side").unwrap();
     assert_eq!(side.outside, None);
     assert_eq!(interfaces.iter().filter(|i| i.outside.is_some()).count(), 1);

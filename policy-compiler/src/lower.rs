@@ -4,6 +4,7 @@
 //! Sizes are checked against [`Capacity`] before anything is returned: there is no partial image.
 
 mod addresses;
+mod image;
 mod ports;
 
 use std::{
@@ -23,6 +24,8 @@ use crate::{
     compile::{ClassId, PortSetId, Row, RowId, Tables},
     model::{PodKey, Protocol},
 };
+
+pub use image::ImagePeer;
 
 /// One bank of every banked map, for one node. Entry `i` goes to index `i` of the bank.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

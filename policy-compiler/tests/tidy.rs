@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Does the project keep its own rules of form? What a reviewer would otherwise have to look for.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::{
     fs,

@@ -16,6 +16,9 @@ use super::{
 };
 use crate::reason;
 
+/// Differing cells that are listed without being asked for.
+const FEW: usize = 40;
+
 /// The overview: who reaches whom, what is open and thanks to which rule, counts, and every cell that
 /// differs. With `verbose` every cell is listed.
 pub fn text(matrix: &Matrix, verbose: bool) -> String {
@@ -38,8 +41,12 @@ fn write_text(out: &mut String, matrix: &Matrix, verbose: bool) -> fmt::Result {
     let differing: Vec<_> = matrix.differing().collect();
     if !differing.is_empty() {
         writeln!(out, "\ncells in which prediction and measurement differ\n")?;
-        for cell in &differing {
+        let shown = if verbose { differing.len() } else { FEW };
+        for cell in differing.iter().take(shown) {
             writeln!(out, "! {}", line(matrix, cell))?;
+        }
+        if differing.len() > shown {
+            writeln!(out, "! and {} more: see --verbose", differing.len() - shown)?;
         }
     }
     writeln!(

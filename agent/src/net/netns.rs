@@ -12,12 +12,16 @@ use std::{
 };
 
 use rustix::{
+    fs::fstatfs,
     mount::{UnmountFlags, mount_bind, unmount},
     thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
 };
 
 /// The network namespace of the calling thread (`/proc/self` would be the main thread's).
 const OWN: &str = "/proc/thread-self/ns/net";
+
+/// What `statfs` says of namespace files (linux/magic.h).
+const NSFS_MAGIC: i64 = 0x6e73_6673;
 
 /// A handle that keeps a network namespace alive.
 #[derive(Clone, Debug)]
@@ -34,6 +38,12 @@ impl Netns {
     /// The namespace that `path` (a bind mount as `ip netns` makes, or a file of `/proc/*/ns`) names.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
+        if fstatfs(&file)?.f_type != NSFS_MAGIC {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "this file is no namespace",
+            ));
+        }
         Ok(Self {
             file: Arc::new(file),
         })

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which of this node's interfaces lead into a pod's network namespace?
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use super::{Link, NetError, Netlink, Netns, netlink::is_link_local};
 
@@ -17,46 +17,72 @@ pub struct PodInterface {
     pub outside: Option<Link>,
 }
 
-/// The interfaces of `pod` with their ends in `host`, loopback left out.
-///
-/// An interface index means nothing outside its namespace, so a pair counts only if both ends name
-/// each other by index and by namespace id: two pods whose interfaces have the same numbers are
-/// never confused.
-pub fn pod_interfaces(host: &Netns, pod: &Netns) -> Result<Vec<PodInterface>, NetError> {
-    let host_netlink = Netlink::open(host)?;
-    let pod_netlink = Netlink::open(pod)?;
-    // Listing the interfaces assigns the ids that the next two requests ask for.
-    let host_links = host_netlink.links()?;
-    let pod_links = pod_netlink.links()?;
-    let host_in_pod = pod_netlink.nsid(host)?;
-    let pod_in_host = host_netlink.nsid(pod)?;
+/// The node's interfaces at one moment, for finding those that lead to pods.
+#[derive(Debug)]
+pub struct HostLinks {
+    namespace: Netns,
+    netlink: Netlink,
+    links: BTreeMap<u32, Link>,
+}
 
-    let mut interfaces = Vec::new();
-    for inside in pod_links {
-        if inside.is_loopback {
-            continue;
-        }
-        let outside = host_links.iter().find(|outside| {
-            inside.is_pair
-                && outside.is_pair
-                && inside.peer == Some(outside.index)
-                && outside.peer == Some(inside.index)
-                && inside.peer_nsid.is_some()
-                && inside.peer_nsid == host_in_pod
-                && outside.peer_nsid.is_some()
-                && outside.peer_nsid == pod_in_host
-        });
-        let addresses = pod_netlink
-            .addresses(inside.index)?
-            .into_iter()
-            .map(|net| net.addr())
-            .filter(|address| !is_link_local(*address))
-            .collect();
-        interfaces.push(PodInterface {
-            outside: outside.cloned(),
-            addresses,
-            inside,
-        });
+impl HostLinks {
+    /// Reads the interfaces of `namespace`.
+    pub fn read(namespace: &Netns) -> Result<Self, NetError> {
+        let netlink = Netlink::open(namespace)?;
+        let links = netlink.links()?.into_iter();
+        Ok(Self {
+            namespace: namespace.clone(),
+            links: links.map(|link| (link.index, link)).collect(),
+            netlink,
+        })
     }
-    Ok(interfaces)
+
+    /// The interfaces, by index.
+    pub fn links(&self) -> &BTreeMap<u32, Link> {
+        &self.links
+    }
+
+    /// The id by which the node knows `other`, if any of its interfaces leads there.
+    pub fn nsid(&self, other: &Netns) -> Result<Option<i32>, NetError> {
+        self.netlink.nsid(other)
+    }
+
+    /// The interfaces of `pod` with their ends on the node, loopback left out.
+    ///
+    /// An interface index means nothing outside its namespace, so a pair counts only if both ends name
+    /// each other by index and by namespace id: two pods whose interfaces have the same numbers are
+    /// never confused.
+    pub fn interfaces_of(&self, pod: &Netns) -> Result<Vec<PodInterface>, NetError> {
+        let inside = Netlink::open(pod)?;
+        // Listing interfaces is what assigns the ids that the next two requests ask for.
+        let links = inside.links()?;
+        let host_in_pod = inside.nsid(&self.namespace)?;
+        let pod_in_host = self.nsid(pod)?;
+
+        let mut interfaces = Vec::new();
+        for link in links.into_iter().filter(|link| !link.is_loopback) {
+            let outside = link.peer.and_then(|peer| self.links.get(&peer));
+            let outside = outside.filter(|outside| {
+                link.is_pair
+                    && outside.is_pair
+                    && outside.peer == Some(link.index)
+                    && link.peer_nsid.is_some()
+                    && link.peer_nsid == host_in_pod
+                    && outside.peer_nsid.is_some()
+                    && outside.peer_nsid == pod_in_host
+            });
+            let addresses = inside
+                .addresses(link.index)?
+                .into_iter()
+                .map(|net| net.addr())
+                .filter(|address| !is_link_local(*address))
+                .collect();
+            interfaces.push(PodInterface {
+                outside: outside.cloned(),
+                addresses,
+                inside: link,
+            });
+        }
+        Ok(interfaces)
+    }
 }

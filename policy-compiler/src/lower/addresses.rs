@@ -57,7 +57,11 @@ pub(super) fn lower(tables: &Tables) -> Addresses {
             }
         }
     }
-    let hosts6 = buckets(hosts, &mut trie6);
+    let unspecified = leaf(
+        tables.addresses.class_of(Ipv6Addr::UNSPECIFIED.into()),
+        false,
+    );
+    let hosts6 = buckets(hosts, unspecified, &mut trie6);
     Addresses {
         trie4: trie4.nodes,
         trie6: trie6.nodes,
@@ -129,32 +133,42 @@ impl Trie {
     }
 }
 
-/// Loads buckets to three quarters at most. Places each address in the emptier of its two buckets; what finds both full goes to the trie.
-fn buckets(hosts: BTreeMap<Ipv6Addr, TrieWord>, trie6: &mut Trie) -> Vec<HostBucket> {
-    let mut buckets = vec![HostBucket::default(); (hosts.len() * 4 / 9).next_power_of_two()];
+/// Loads buckets to three quarters at most. Places each address in the emptier of its two buckets; what
+/// finds both full goes to the trie. A free place has the key of `::`, so it holds that address's word.
+fn buckets(
+    hosts: BTreeMap<Ipv6Addr, TrieWord>,
+    unspecified: TrieWord,
+    trie6: &mut Trie,
+) -> Vec<HostBucket> {
+    let empty = HostBucket {
+        words: [unspecified.0; 3],
+        ..HostBucket::default()
+    };
+    let mut buckets = vec![empty; (hosts.len() * 4 / 9).next_power_of_two()];
     let mask = u32::try_from(buckets.len() - 1).unwrap_or(u32::MAX);
     for (address, word) in hosts {
+        if address.is_unspecified() {
+            continue;
+        }
         let key = key_of(address);
-        let free = |bucket: &HostBucket| bucket.keys.iter().filter(|key| **key == [0; 4]).count();
-        let [a, b] = host_buckets(key).map(|hash| (hash & mask) as usize);
-        let emptier = if buckets.get(a).map_or(0, free) >= buckets.get(b).map_or(0, free) {
-            a
-        } else {
-            b
+        let used = |index: usize| {
+            let bucket = buckets.get(index)?;
+            bucket.keys.iter().position(|key| *key == [0; 4])
         };
-        let slot = buckets.get_mut(emptier).and_then(|bucket| {
-            let position = bucket.keys.iter().position(|key| *key == [0; 4])?;
-            bucket
-                .keys
-                .get_mut(position)
-                .zip(bucket.words.get_mut(position))
-        });
-        match slot {
-            Some((to_key, to_word)) if key != [0; 4] => {
-                *to_key = key;
-                *to_word = word.0;
+        let [a, b] = host_buckets(key).map(|hash| (hash & mask) as usize);
+        // Places fill from the front: the position of the first free one is the number of used ones.
+        let place = match (used(a), used(b)) {
+            (Some(in_a), Some(in_b)) if in_b < in_a => Some((b, in_b)),
+            (Some(in_a), _) => Some((a, in_a)),
+            (None, in_b) => in_b.map(|in_b| (b, in_b)),
+        };
+        let bucket = place.and_then(|(index, place)| Some((buckets.get_mut(index)?, place)));
+        match bucket {
+            Some((bucket, place)) => {
+                bucket.keys[place] = key;
+                bucket.words[place] = word.0;
             }
-            _ => trie6.insert(address.to_bits(), 128, word),
+            None => trie6.insert(address.to_bits(), 128, word),
         }
     }
     buckets

@@ -2,11 +2,14 @@
 //! Everything that can judge a flow, behind one trait: what the corpus and the properties run on.
 
 use policy_compiler::{
-    Flow, Snapshot, Trace, Verdict,
+    Decision, Flow, Reason, Snapshot, Trace, Verdict,
     compile::{Scope, compile},
-    reach::Reach,
+    lower::{Capacity, ImagePeer, Reasons, lower},
+    model::{Direction, Family, Tier},
+    reach::{Party, Reach},
     reference,
 };
+use policy_ebpf_common::abi::Cell;
 
 /// A way to judge flows.
 pub(crate) trait Engine {
@@ -36,7 +39,12 @@ pub(crate) enum Answer {
 
 /// Every engine of this crate, the oracle first.
 pub(crate) fn all() -> Vec<Box<dyn Engine>> {
-    vec![Box::new(Oracle), Box::new(Compiled), Box::new(Tabled)]
+    vec![
+        Box::new(Oracle),
+        Box::new(Compiled),
+        Box::new(Tabled),
+        Box::new(Lowered),
+    ]
 }
 
 /// [`reference::evaluate`].
@@ -77,5 +85,75 @@ impl Engine for Tabled {
     fn load<'a>(&self, snapshot: &'a Snapshot) -> Box<dyn Fn(&Flow) -> Answer + 'a> {
         let tables = compile(snapshot, &Scope::Cluster);
         Box::new(move |flow| Answer::Trace(tables.evaluate(snapshot, flow)))
+    }
+}
+
+/// [`lower`], the tables as the datapath's own code reads them on the host.
+struct Lowered;
+
+impl Engine for Lowered {
+    fn name(&self) -> &'static str {
+        "lowered"
+    }
+
+    fn load<'a>(&self, snapshot: &'a Snapshot) -> Box<dyn Fn(&Flow) -> Answer + 'a> {
+        let tables = compile(snapshot, &Scope::Cluster);
+        let mut reasons = Reasons::default();
+        let image = lower(&tables, &Capacity::default(), &mut reasons).expect("small worlds fit");
+        let reach = Reach::new(snapshot);
+        Box::new(move |flow| {
+            let source = reach.party(&flow.source, flow.family);
+            let destination = reach.party(&flow.destination, flow.family);
+            let same = source
+                .pod
+                .zip(destination.pod)
+                .is_some_and(|(a, b)| a.key == b.key);
+            let allowed = |reason| Decision {
+                verdict: Verdict::Allow,
+                tier: Tier::Default,
+                reason,
+                passed: vec![],
+            };
+            if same && !flow.via_service {
+                let own = || allowed(Reason::SelfTraffic);
+                return Answer::Trace(Trace::new(own(), own()));
+            }
+            let direction = |direction, me: &Party<'_>, peer: &Party<'_>| {
+                let Some(pod) = me.pod else {
+                    return allowed(Reason::NotASubject);
+                };
+                let endpoint = &image.endpoints[&pod.key];
+                let own_node = peer.node.is_some() && peer.node == pod.node;
+                let class = |classes: u32| match flow.family {
+                    Family::V4 => (classes & 0xffff) as u16,
+                    Family::V6 => (classes >> 16) as u16,
+                };
+                let peer = match (peer.pod, peer.address) {
+                    _ if same => ImagePeer::Own(flow.family),
+                    _ if own_node
+                        && (direction == Direction::Ingress || peer.address.is_none()) =>
+                    {
+                        ImagePeer::Host
+                    }
+                    (Some(pod), _) => ImagePeer::Class(class(image.endpoints[&pod.key].classes)),
+                    (None, Some(address)) => ImagePeer::Address(address),
+                    (None, None) => ImagePeer::Class(2),
+                };
+                let cell = image.cell(endpoint, direction, peer, flow.protocol, flow.port);
+                let Some(cell) = cell else {
+                    return allowed(Reason::Default);
+                };
+                let decision = reasons.get(cell.reason()).expect("every cell has a reason");
+                assert_eq!(
+                    cell.action() == Cell::ALLOW,
+                    decision.verdict == Verdict::Allow
+                );
+                (**decision).clone()
+            };
+            Answer::Trace(Trace::new(
+                direction(Direction::Egress, &source, &destination),
+                direction(Direction::Ingress, &destination, &source),
+            ))
+        })
     }
 }

@@ -10,10 +10,6 @@ use proptest::{
     test_runner::{Config, FileFailurePersistence, TestCaseResult, TestRunner},
 };
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "tests may read their environment"
-)]
 /// Worlds per property: `NETPOL_PROPTEST_CASES`, or `otherwise`.
 pub(crate) fn cases(otherwise: u32) -> u32 {
     match env::var("NETPOL_PROPTEST_CASES") {

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the engine tells the kernel, and when.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use std::collections::BTreeMap;
+
+use agent::engine::{ApplyError, Call, Engine, Interfaces, PodState, Recording, Settings};
+use policy_compiler::{
+    Snapshot,
+    lower::Capacity,
+    model::{Labels, NetworkPolicy, Phase, Pod, PodKey, Selection, Selector},
+};
+
+fn pod(name: &str, node: &str, address: &str) -> Pod {
+    Pod {
+        key: PodKey::new("t", name),
+        uid: "".into(),
+        labels: Labels::default(),
+        node: Some(node.into()),
+        addresses: vec![address.parse().unwrap()],
+        host_network: false,
+        phase: Phase::Running,
+        ports: Vec::new(),
+        created: None,
+        owner: None,
+        at: None,
+    }
+}
+
+fn cluster() -> Snapshot {
+    let mut snapshot = Snapshot::default();
+    snapshot.insert_pod(pod("here", "n1", "10.0.0.1"));
+    snapshot.insert_pod(pod("there", "n2", "10.0.1.1"));
+    snapshot
+}
+
+fn closed() -> NetworkPolicy {
+    NetworkPolicy {
+        namespace: "t".into(),
+        name: "closed".into(),
+        pod_selector: Selection::Matching(Selector::default()),
+        ingress: Some(Vec::new()),
+        egress: None,
+        generation: 0,
+        at: None,
+    }
+}
+
+fn interfaces(pods: &[(u32, Option<&str>)]) -> Interfaces {
+    Interfaces {
+        pods: pods
+            .iter()
+            .map(|(index, pod)| (*index, pod.map(|pod| PodKey::new("t", pod))))
+            .collect(),
+        ..Interfaces::default()
+    }
+}
+
+fn engine(settings: Settings) -> Engine<Recording> {
+    Engine::new("n1", settings, Recording::default())
+}
+
+/// The pods of the last publication.
+fn published(engine: &Engine<Recording>) -> BTreeMap<u32, PodKey> {
+    match engine.datapath().calls.last() {
+        Some(Call::Publish { pods, .. }) => pods.clone(),
+        other => panic!("the last call published nothing: {other:?}"),
+    }
+}
+
+#[test]
+fn an_interface_is_closed_before_its_pod_is_known() {
+    let mut engine = engine(Settings::default());
+    engine.quarantine(7);
+    engine.quarantine(7);
+    assert_eq!(engine.datapath().calls, [Call::Attach(7)]);
+    engine.apply(cluster()).unwrap();
+    assert_eq!(published(&engine), BTreeMap::new());
+
+    engine.set_interfaces(interfaces(&[(7, None)])).unwrap();
+    assert_eq!(published(&engine), BTreeMap::new());
+    assert_eq!(
+        engine.report().pods[&PodKey::new("t", "here")],
+        PodState::Waiting
+    );
+    engine
+        .set_interfaces(interfaces(&[(7, Some("here"))]))
+        .unwrap();
+    assert_eq!(
+        published(&engine),
+        BTreeMap::from([(7, PodKey::new("t", "here"))])
+    );
+    assert_eq!(
+        engine.report().pods,
+        BTreeMap::from([(PodKey::new("t", "here"), PodState::Enforced)])
+    );
+}
+
+#[test]
+fn an_interface_whose_pod_the_tables_do_not_know_stays_closed() {
+    let mut engine = engine(Settings::default());
+    engine.apply(cluster()).unwrap();
+    // A pod of another node has no tables here, whatever its interface.
+    engine
+        .set_interfaces(interfaces(&[(7, Some("there")), (8, Some("nobody"))]))
+        .unwrap();
+    assert_eq!(published(&engine), BTreeMap::new());
+}
+
+#[test]
+fn gone_interfaces_are_forgotten() {
+    let mut engine = engine(Settings::default());
+    engine.apply(cluster()).unwrap();
+    engine
+        .set_interfaces(interfaces(&[(7, Some("here"))]))
+        .unwrap();
+    // The pod was recreated: its new interface has another number.
+    engine
+        .set_interfaces(interfaces(&[(9, Some("here"))]))
+        .unwrap();
+    let calls = &engine.datapath().calls;
+    let position = |call| calls.iter().position(|c| *c == call).unwrap();
+    assert!(position(Call::Detach(7)) < position(Call::Attach(9)));
+    assert_eq!(
+        published(&engine),
+        BTreeMap::from([(9, PodKey::new("t", "here"))])
+    );
+}
+
+#[test]
+fn an_interface_that_cannot_be_attached_to_is_tried_again() {
+    let mut engine = engine(Settings::default());
+    engine.datapath_mut().broken.insert(7);
+    engine.apply(cluster()).unwrap();
+    engine
+        .set_interfaces(interfaces(&[(7, Some("here"))]))
+        .unwrap();
+    let here = PodKey::new("t", "here");
+    assert!(matches!(
+        engine.report().pods[&here],
+        PodState::Unreachable(_)
+    ));
+    assert_eq!(published(&engine), BTreeMap::new());
+    engine.datapath_mut().broken.clear();
+    engine
+        .set_interfaces(interfaces(&[(7, Some("here"))]))
+        .unwrap();
+    assert_eq!(engine.report().pods[&here], PodState::Enforced);
+}
+
+#[test]
+fn tables_that_do_not_fit_change_nothing() {
+    let mut engine = engine(Settings {
+        capacity: Capacity {
+            rows: 1,
+            ..Capacity::default()
+        },
+        ..Settings::default()
+    });
+    engine.apply(cluster()).unwrap();
+    engine
+        .set_interfaces(interfaces(&[(7, Some("here"))]))
+        .unwrap();
+    let before = engine.published().unwrap().image.clone();
+    let calls = engine.datapath().calls.len();
+
+    let mut larger = cluster();
+    larger.insert_network_policy(closed());
+    let error = engine.apply(larger).unwrap_err();
+    assert!(matches!(error, ApplyError::TooLarge { .. }));
+    assert_eq!(engine.published().unwrap().image, before);
+    assert_eq!(engine.datapath().calls.len(), calls);
+    let report = engine.report();
+    assert!(
+        report.error.as_ref().unwrap().contains("ROWS"),
+        "{report:?}"
+    );
+    assert_eq!(report.generation, 1);
+    assert_eq!(
+        report.pods[&PodKey::new("t", "here")],
+        PodState::Enforced,
+        "by the tables before"
+    );
+
+    engine.apply(cluster()).unwrap();
+    assert_eq!(engine.report().error, None);
+}
+
+#[test]
+fn tables_that_the_kernel_refuses_change_nothing() {
+    let mut engine = engine(Settings::default());
+    engine.apply(cluster()).unwrap();
+    engine.datapath_mut().refuse = true;
+    let mut next = cluster();
+    next.insert_network_policy(closed());
+    let error = engine.apply(next.clone()).unwrap_err();
+    assert!(matches!(error, ApplyError::Refused { .. }));
+    assert!(
+        engine
+            .published()
+            .unwrap()
+            .snapshot
+            .network_policies
+            .is_empty()
+    );
+    engine.datapath_mut().refuse = false;
+    engine.apply(next).unwrap();
+    assert_eq!(engine.report().generation, 2);
+}
