@@ -17,9 +17,13 @@ use std::{
     sync::Arc,
 };
 
-use policy_compiler::model::{Pod, PodKey};
+use policy_compiler::model::Pod;
 
-use crate::net::{NetError, Netns, PodInterface, pod_interfaces};
+use crate::{
+    engine::Interfaces,
+    net::{HostLinks, NetError, Netns, PodInterface},
+    watch::chain,
+};
 
 /// Where to look.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,25 +43,20 @@ impl Default for Places {
     }
 }
 
-/// What was found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Found {
-    /// The pod behind each interface of the node, by interface index.
-    pub interfaces: BTreeMap<u32, PodKey>,
-    /// Pods with an address that does not surface on the node, so that nothing here can police it.
-    pub unsupported: BTreeMap<PodKey, String>,
-    /// Pods that have an address but no network namespace that could be found.
-    pub missing: BTreeSet<PodKey>,
-}
-
 /// A network namespace other than the node's own.
 struct Sandbox {
     netns: Netns,
     /// UIDs of the pods that processes in the namespace belong to.
     uids: BTreeSet<String>,
+    /// A container runtime pins the namespace, as it does before anything runs in it.
+    is_pinned: bool,
 }
 
 /// Finds the interfaces of `pods`, all of them pods of this node, in the namespace `host` of the node.
+///
+/// An interface that leads to a namespace of which nobody knows whose it is counts as that of an unknown
+/// pod. The exception are namespaces that no runtime pins and whose processes are in no pod's control
+/// group: what a node's administrator runs in a namespace is not the agent's to close.
 ///
 /// # Errors
 ///
@@ -66,40 +65,49 @@ pub fn find<'a>(
     places: &Places,
     host: &Netns,
     pods: impl IntoIterator<Item = &'a Arc<Pod>>,
-) -> Result<Found, NetError> {
+) -> Result<Interfaces, NetError> {
     let pods: Vec<&Arc<Pod>> = pods.into_iter().filter(|pod| pod.is_policed()).collect();
-    let mut found = Found::default();
-    let mut seen = BTreeSet::new();
+    let links = HostLinks::read(host)?;
+    let mut found = Interfaces::default();
+    let mut foreign = BTreeSet::new();
     for (inode, sandbox) in sandboxes(places, host).unwrap_or_default() {
-        let interfaces = match pod_interfaces(host, &sandbox.netns) {
-            Ok(interfaces) => interfaces,
+        let inside = match links.interfaces_of(&sandbox.netns) {
+            Ok(inside) => inside,
+            // Namespaces go while we look.
             Err(error) => {
-                tracing::debug!(inode, %error, "network namespace cannot be read");
+                let error = chain(&error);
+                tracing::debug!(inode, error, "network namespace cannot be read");
                 continue;
             }
         };
-        let Some(pod) = identify(&pods, &sandbox, &interfaces) else {
-            continue;
-        };
-        seen.insert(pod.key.clone());
-        for interface in interfaces {
-            match (&interface.outside, &*interface.addresses) {
-                (Some(outside), _) => {
-                    found.interfaces.insert(outside.index, pod.key.clone());
+        let pod = identify(&pods, &sandbox, &inside).map(|pod| &pod.key);
+        let is_foreign = pod.is_none() && !sandbox.is_pinned && sandbox.uids.is_empty();
+        for interface in inside {
+            match (&interface.outside, pod) {
+                (Some(outside), None) if is_foreign => {
+                    foreign.insert(outside.index);
                 }
-                (None, []) => {}
-                (None, _) => {
+                (Some(outside), pod) => {
+                    found.pods.insert(outside.index, pod.cloned());
+                }
+                (None, Some(pod)) if !interface.addresses.is_empty() => {
                     let name = &interface.inside.name;
                     let why = format!("interface `{name}` has no other end on the node");
-                    found.unsupported.insert(pod.key.clone(), why);
+                    found.unreachable.insert(pod.clone(), why.into());
                 }
+                (None, _) => {}
             }
         }
     }
-    found.missing = pods
-        .iter()
-        .filter(|pod| !pod.addresses.is_empty() && !seen.contains(&pod.key))
-        .map(|pod| pod.key.clone())
+    for (index, link) in links.links() {
+        if link.is_pair && link.peer_nsid.is_some() && !foreign.contains(index) {
+            found.pods.entry(*index).or_default();
+        }
+    }
+    let others = links.links().iter();
+    found.uplinks = others
+        .filter(|(index, link)| !link.is_loopback && !found.pods.contains_key(index))
+        .map(|(index, _)| *index)
         .collect();
     Ok(found)
 }
@@ -157,14 +165,24 @@ fn sandboxes(places: &Places, host: &Netns) -> io::Result<BTreeMap<u64, Sandbox>
             known.uids.extend(uid);
         } else if let Some((inode, netns)) = open(&entry.join("ns/net"), own) {
             let uids = uid.into_iter().collect();
-            sandboxes.insert(inode, Sandbox { netns, uids });
+            let is_pinned = false;
+            let sandbox = Sandbox {
+                netns,
+                uids,
+                is_pinned,
+            };
+            sandboxes.insert(inode, sandbox);
         }
     }
     for folder in &places.pinned {
         for entry in entries(folder) {
             if let Some((inode, netns)) = open(&entry, own) {
-                let uids = BTreeSet::new();
-                sandboxes.entry(inode).or_insert(Sandbox { netns, uids });
+                let sandbox = sandboxes.entry(inode).or_insert_with(|| Sandbox {
+                    netns,
+                    uids: BTreeSet::new(),
+                    is_pinned: true,
+                });
+                sandbox.is_pinned = true;
             }
         }
     }
