@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What cluster do manifests describe?
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use policy_compiler::{
     diagnostic::Severity,

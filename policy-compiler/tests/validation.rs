@@ -2,6 +2,7 @@
 //! Does the reader say of an object what an API server says of it?
 //!
 //! The cases are shared with other projects and live beside the repository.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::path::Path;
 
