@@ -19,6 +19,7 @@ const LIBRARY: &str = "lib/rustlib/src/rust/library/core";
 const NO_TOOLCHAIN: &str = "no Rust toolchain with library sources and `bpf-linker` was found, which the BPF programs need: \
      run `make setup`, or name a prebuilt object in NETPOL_BPF_OBJECT";
 
+#[expect(clippy::print_stderr, reason = "cargo shows it where the build fails")]
 fn main() {
     if let Err(error) = run() {
         // As text: a returned error would be shown with its line breaks escaped.

@@ -10,6 +10,7 @@
 pub mod admin;
 pub mod args;
 pub mod coalesce;
+pub mod datapath;
 pub mod demo;
 pub mod engine;
 pub mod folder;

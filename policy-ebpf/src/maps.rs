@@ -10,12 +10,12 @@ use aya_ebpf::{
 };
 use policy_ebpf_common::{
     abi::{
-        BANKS, Config, Counter, ENDPOINT_SLOTS, Endpoint, EventBudget, FlowKey4, FlowKey6,
+        BANKS, Cell, Config, Counter, ENDPOINT_SLOTS, Endpoint, EventBudget, FlowKey4, FlowKey6,
         FlowState, FragmentKey, FragmentState, HostBucket, PortSet, RowChunk, ServiceKey, TrieNode,
     },
     decide::{OUTCOMES, State},
     flow::{Direction, fragment_key, key4, key6},
-    lookup::Tables,
+    lookup::{self, Bank, Question, Tables},
     parse::Packet,
 };
 
@@ -37,7 +37,7 @@ static PORT_SETS_CAPACITY: Global<u32> = Global::new(8_192);
 pub(crate) static CONFIG: Array<Config> = Array::pinned(1, BPF_F_MMAPABLE);
 #[map]
 static ENDPOINTS: Array<Endpoint> = Array::pinned(ENDPOINT_SLOTS, BPF_F_MMAPABLE);
-#[map]
+#[map(name = "ENDPOINT_SLOTS")]
 static ENDPOINT_SLOTS_BY_IFINDEX: HashMap<u32, u32> = HashMap::pinned(ENDPOINT_SLOTS, 0);
 #[map]
 static TRIE4: Array<TrieNode> = Array::pinned(BANKS * 32_768, BPF_F_MMAPABLE);
@@ -68,6 +68,13 @@ pub(crate) static EVENT_BUDGETS: Array<EventBudget> = Array::pinned(ENDPOINT_SLO
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::pinned(1 << 20, 0);
 
+/// Room for the packet at hand and the one it quotes.
+///
+/// Not on the stack: what the verifier knows of the stack multiplies the paths it follows, while of
+/// a map it knows nothing. Programs run to their end on one processor.
+#[map]
+static SCRATCH: PerCpuArray<[Packet; 2]> = PerCpuArray::with_max_entries(1, 0);
+
 /// The tables and state that the kernel holds.
 pub(crate) struct Kernel;
 
@@ -85,6 +92,28 @@ impl Kernel {
         let endpoint = ENDPOINTS.get(slot)?;
         (endpoint.ifindex == ifindex).then_some((slot, endpoint))
     }
+}
+
+/// The two packets of [`SCRATCH`].
+#[inline(always)]
+pub(crate) fn scratch() -> Option<(&'static mut Packet, &'static mut Packet)> {
+    let packets = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: the slot is this processor's and only used through this function, once per program.
+    // The kernel zeroes new maps and zero is a packet; later it holds packets written by us.
+    let [packet, quoted] = unsafe { &mut *packets };
+    Some((packet, quoted))
+}
+
+/// [`Kernel::cell`] as a function of numbers, which the verifier checks once and by itself.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn verdict(first: u64, second: u64, rest: u64, bank: u32) -> u32 {
+    let Some(config) = CONFIG.get(0) else {
+        return 0;
+    };
+    let bank = Bank::of(config, bank);
+    let question = Question::unpack([first, second, rest]);
+    lookup::cell(&Kernel, &bank, &question).0
 }
 
 impl Tables for Kernel {
@@ -133,6 +162,12 @@ impl State for Kernel {
     fn now(&self) -> u32 {
         // SAFETY: the helper has no preconditions.
         unsafe { bpf_jiffies64() as u32 }
+    }
+
+    #[inline(always)]
+    fn cell(&self, bank: &Bank, question: &Question) -> Cell {
+        let [first, second, rest] = question.pack();
+        Cell(verdict(first, second, rest, bank.number))
     }
 
     #[inline(always)]

@@ -12,14 +12,14 @@ use aya_ebpf::{
 use policy_ebpf_common::{
     abi::{Config, ENDPOINT_SLOTS, Endpoint, SourceTag},
     decide::{Court, Judgement, Outcome, State as _},
-    flow::{Direction, Peer},
+    flow::{Direction, Source},
     lookup::Bank,
     parse::{Frame, Kind, Packet, parse, parse_quoted},
 };
 
 use crate::{
     emit::{Account, account},
-    maps::{CONFIG, Kernel},
+    maps::{CONFIG, Kernel, scratch},
     packet::Skb,
 };
 
@@ -32,57 +32,53 @@ const NO_TAG: SourceTag = SourceTag(0);
 #[classifier]
 pub(crate) fn from_pod(context: TcContext) -> i32 {
     let skb = Skb::new(&context);
-    let Some((config, bank)) = published() else {
+    let (Some((config, bank)), Some((packet, quoted))) = (published(), scratch()) else {
         return DROP;
     };
-    let mut packet = Packet::default();
-    let frame = parse(&skb, skb.ether_type(), &mut packet);
+    let frame = parse(&skb, skb.ether_type(), packet);
     let Some((slot, endpoint)) = Kernel::endpoint_of(skb.ifindex()) else {
         skb.set_tag(NO_TAG);
-        return unknown(&skb, config, &bank, Direction::Egress, frame, &packet);
+        return unknown(&skb, config, &bank, Direction::Egress, frame, packet);
     };
-    let mut quoted = Packet::default();
-    let quoted = quoted_of(&skb, frame, &packet, &mut quoted);
-    let judgement = court(config, bank, endpoint).from_pod(frame, &packet, quoted);
+    let quoted = quoted_of(&skb, frame, packet, quoted);
+    let judgement = court(config, bank, endpoint).from_pod(frame, packet, quoted);
     let deferred = matches!(judgement.outcome, Outcome::Deferred);
     skb.set_tag(SourceTag::new(slot, deferred));
     let to = account_of(&skb, config, slot, endpoint, Direction::Egress, &bank);
-    conclude(&to, &packet, judgement)
+    conclude(&to, packet, judgement)
 }
 
 /// Egress of a pod's host interface: what the pod receives.
 #[classifier]
 pub(crate) fn to_pod(context: TcContext) -> i32 {
     let skb = Skb::new(&context);
-    let Some((config, bank)) = published() else {
+    let (Some((config, bank)), Some((packet, quoted))) = (published(), scratch()) else {
         return DROP;
     };
     let tag = skb.tag();
-    let mut packet = Packet::default();
-    let frame = parse(&skb, skb.ether_type(), &mut packet);
+    let frame = parse(&skb, skb.ether_type(), packet);
     let Some((slot, endpoint)) = Kernel::endpoint_of(skb.ifindex()) else {
-        return unknown(&skb, config, &bank, Direction::Ingress, frame, &packet);
+        return unknown(&skb, config, &bank, Direction::Ingress, frame, packet);
     };
     let peer = match tag.slot() {
-        Some(source) if source == slot => Peer::Own,
-        Some(source) => Peer::Slot(source),
-        None if skb.ingress_ifindex() == 0 => Peer::Host,
-        None => Peer::Address,
+        Some(source) if source == slot => Source::Own,
+        Some(source) => Source::Slot(source),
+        None if skb.ingress_ifindex() == 0 => Source::Host,
+        None => Source::Address,
     };
     if tag.is_deferred() {
-        let own = matches!(peer, Peer::Own);
-        let verdict = deferred(&skb, config, &bank, tag, own, frame, &packet);
+        let own = matches!(peer, Source::Own);
+        let verdict = deferred(&skb, config, &bank, tag, own, frame, packet);
         if verdict == DROP {
             return DROP;
         }
     }
     // The mark has served; a tunnel would copy it to the outer packet.
     skb.set_tag(NO_TAG);
-    let mut quoted = Packet::default();
-    let quoted = quoted_of(&skb, frame, &packet, &mut quoted);
-    let judgement = court(config, bank, endpoint).to_pod(frame, peer, &packet, quoted);
+    let quoted = quoted_of(&skb, frame, packet, quoted);
+    let judgement = court(config, bank, endpoint).to_pod(frame, peer, packet, quoted);
     let to = account_of(&skb, config, slot, endpoint, Direction::Ingress, &bank);
-    conclude(&to, &packet, judgement)
+    conclude(&to, packet, judgement)
 }
 
 /// Egress of every other device that packets leave the node by: judges deferred packets and removes
@@ -111,17 +107,23 @@ pub(crate) fn to_bridge(context: TcContext) -> i32 {
     behind_translation(&skb, tag)
 }
 
+/// Attached nowhere: tells user space, which has no other way to know, the time flows are stamped
+/// with.
+#[classifier]
+pub(crate) fn clock(_context: TcContext) -> i32 {
+    Kernel.now().cast_signed()
+}
+
 #[inline(always)]
 fn behind_translation(skb: &Skb, tag: SourceTag) -> i32 {
     if !tag.is_deferred() {
         return PASS;
     }
-    let Some((config, bank)) = published() else {
+    let (Some((config, bank)), Some((packet, _))) = (published(), scratch()) else {
         return DROP;
     };
-    let mut packet = Packet::default();
-    let frame = parse(skb, skb.ether_type(), &mut packet);
-    deferred(skb, config, &bank, tag, false, frame, &packet)
+    let frame = parse(skb, skb.ether_type(), packet);
+    deferred(skb, config, &bank, tag, false, frame, packet)
 }
 
 /// Takes the egress verdict that `from_pod` left open.
@@ -232,7 +234,7 @@ fn published() -> Option<(&'static Config, Bank)> {
     let config = CONFIG.get(0)?;
     // SAFETY: the reference is valid; volatile because user space writes the word.
     let active = unsafe { core::ptr::read_volatile(&raw const config.active) };
-    Some((config, Bank::of(config, active as usize)))
+    Some((config, Bank::of(config, active)))
 }
 
 #[panic_handler]

@@ -14,21 +14,25 @@ use crate::{
         CLASS_HOST, CLASS_NONE, CONFIG_AUDIT, CONFIG_KEEP_ESTABLISHED, CONFIG_STRICT_TCP, Cell,
         Config, ENDPOINT_AUDIT, ENDPOINT_CHECK_SOURCE, ENDPOINT_PICKUP, ENDPOINT_QUARANTINE,
         Endpoint, FRAGMENT_ALLOWED, FRAGMENT_DEFERRED, FRAGMENT_DENIED, FlowState, FragmentState,
-        RowEntry, port_key,
+        RowEntry,
     },
-    flow::{Direction, FRAGMENT_SECONDS, Peer},
-    lookup::{
-        Bank, Tables, cell_of_entry, cell_of_protocol, class_of_destination, entry_of_class,
-        word_of,
-    },
-    parse::{Address, Fragment, Frame, Kind, Packet},
+    flow::{Direction, FRAGMENT_SECONDS, Source},
+    lookup::{self, Bank, Peer, Question, Tables, cell_of_protocol, entry_of_class, word_of},
+    parse::{Address, Fragment, Frame, Kind, Packet, port_protocol},
 };
 
-/// What the datapath remembers, and the clock. A flow is named by an endpoint's id and a packet of
+/// What the datapath knows beside the tables. A flow is named by an endpoint's id and a packet of
 /// the flow.
 pub trait State {
     /// Low 32 bits of jiffies.
     fn now(&self) -> u32;
+    /// The answer of the tables.
+    fn cell(&self, bank: &Bank, question: &Question) -> Cell
+    where
+        Self: Tables + Sized,
+    {
+        lookup::cell(self, bank, question)
+    }
     /// The endpoint in a slot.
     fn endpoint(&self, slot: u32) -> Option<&Endpoint>;
     /// The flow of a packet.
@@ -170,17 +174,17 @@ impl<W: Tables + State> Court<'_, W> {
         let judgement = match self.frame(Direction::Egress, frame, packet) {
             Some(judgement) => judgement,
             None if self.is_spoofed(packet) => Judgement::of(Outcome::Spoofed),
-            None => self.packet(Direction::Egress, Peer::Address, packet, quoted),
+            None => self.packet(Direction::Egress, Source::Address, packet, quoted),
         };
         self.audited(judgement)
     }
 
-    /// Judges a frame to the pod. `peer` is not [`Peer::Address`] where the sender is known better.
+    /// Judges a frame to the pod. `peer` is not [`Source::Address`] where the sender is known better.
     #[inline(always)]
     pub fn to_pod(
         &self,
         frame: Frame,
-        peer: Peer,
+        peer: Source,
         packet: &Packet,
         quoted: Option<&Packet>,
     ) -> Judgement {
@@ -196,7 +200,7 @@ impl<W: Tables + State> Court<'_, W> {
     #[inline(always)]
     pub fn deferred(&self, frame: Frame, own: bool, packet: &Packet) -> Judgement {
         const STAGE: u8 = 2;
-        let peer = if own { Peer::Own } else { Peer::Address };
+        let peer = if own { Source::Own } else { Source::Address };
         if !matches!(frame, Frame::Ip) {
             return self.audited(Judgement::of(Outcome::Malformed));
         }
@@ -204,13 +208,8 @@ impl<W: Tables + State> Court<'_, W> {
             let judgement = self.later_fragment(STAGE, Direction::Egress, peer, packet);
             return self.audited(judgement);
         }
-        let question = Question {
-            table: Direction::Egress,
-            peer,
-            remote: packet.destination,
-            port: packet.destination_port,
-        };
-        let cell = self.cell(packet, &question);
+        let egress = Direction::Egress;
+        let cell = self.cell(egress, peer, egress, packet, packet.destination_port);
         // Still a Service whose backends differ: somebody else translates it, out of sight.
         let admitted = cell.action() == Cell::ALLOW || cell.audit();
         let judgement = Judgement {
@@ -250,7 +249,7 @@ impl<W: Tables + State> Court<'_, W> {
     fn packet(
         &self,
         direction: Direction,
-        peer: Peer,
+        peer: Source,
         packet: &Packet,
         quoted: Option<&Packet>,
     ) -> Judgement {
@@ -289,14 +288,8 @@ impl<W: Tables + State> Court<'_, W> {
 
     /// Judges a packet as a new flow, then as an answer.
     #[inline(always)]
-    fn flow(&self, direction: Direction, peer: Peer, packet: &Packet) -> Judgement {
-        let question = Question {
-            table: direction,
-            peer,
-            remote: remote_of(direction, packet),
-            port: packet.destination_port,
-        };
-        let cell = self.cell(packet, &question);
+    fn flow(&self, direction: Direction, peer: Source, packet: &Packet) -> Judgement {
+        let cell = self.cell(direction, peer, direction, packet, packet.destination_port);
         if cell.action() == Cell::DENY
             && let Some(judgement) = self.answer(direction, packet)
         {
@@ -315,7 +308,7 @@ impl<W: Tables + State> Court<'_, W> {
 
     /// Whether an admitted packet's flow has to be tracked: replies could be denied otherwise.
     #[inline(always)]
-    fn remembers(&self, direction: Direction, peer: Peer, packet: &Packet) -> bool {
+    fn remembers(&self, direction: Direction, peer: Source, packet: &Packet) -> bool {
         let tracked = match packet.kind {
             Kind::Opening | Kind::Stream | Kind::Datagram | Kind::EchoRequest | Kind::EchoReply => {
                 !matches!(packet.fragment, Fragment::Later)
@@ -333,7 +326,7 @@ impl<W: Tables + State> Court<'_, W> {
             // The table finds replies by address, which is not how this peer was admitted. Where
             // everybody is admitted that makes no difference.
             Kind::Opening | Kind::Stream => {
-                !matches!(peer, Peer::Address) && self.row(direction) != 0
+                !matches!(peer, Source::Address) && self.row(direction) != 0
             }
             _ => true,
         }
@@ -341,7 +334,7 @@ impl<W: Tables + State> Court<'_, W> {
 
     /// Tracks the flow of an admitted packet.
     #[inline(always)]
-    fn remember(&self, direction: Direction, peer: Peer, packet: &Packet, cell: Cell) {
+    fn remember(&self, direction: Direction, peer: Source, packet: &Packet, cell: Cell) {
         let now = self.world.now();
         let id = self.endpoint.id;
         let generation = self.bank.generation;
@@ -377,14 +370,9 @@ impl<W: Tables + State> Court<'_, W> {
                 return None;
             }
         };
-        let mut question = Question {
-            table: opposite,
-            peer: Peer::Address,
-            remote: remote_of(direction, packet),
-            port: packet.source_port,
-        };
+        let back = |peer| self.cell(opposite, peer, direction, packet, packet.source_port);
         if pickup {
-            let cell = self.cell(packet, &question);
+            let cell = back(Source::Address);
             if admits(cell) {
                 return Some(Judgement {
                     outcome: Outcome::Reply,
@@ -406,12 +394,9 @@ impl<W: Tables + State> Court<'_, W> {
             if !keep {
                 return None;
             }
-        } else if state.generation != generation && !keep {
-            question.peer = state.peer();
-            if !admits(self.cell(packet, &question)) {
-                self.world.forget_flow(id, direction, packet);
-                return None;
-            }
+        } else if state.generation != generation && !keep && !admits(back(state.peer())) {
+            self.world.forget_flow(id, direction, packet);
+            return None;
         }
         if let Some(next) = state.seen(direction, packet.closing, generation, now, self.config.hz) {
             self.world.store_flow(id, direction, packet, &next);
@@ -439,18 +424,13 @@ impl<W: Tables + State> Court<'_, W> {
         if matches!(packet.kind, Kind::TooBig) {
             return true;
         }
-        let mut question = Question {
-            table: opposite,
-            peer: Peer::Address,
-            remote: remote_of(opposite, quoted),
-            port: quoted.destination_port,
-        };
-        if admits(self.cell(quoted, &question)) {
+        let known = Source::Address;
+        let opened = self.cell(opposite, known, opposite, quoted, quoted.destination_port);
+        if admits(opened) {
             return true;
         }
-        question.table = direction;
-        question.port = quoted.source_port;
-        if admits(self.cell(quoted, &question)) {
+        let answered = self.cell(direction, known, opposite, quoted, quoted.source_port);
+        if admits(answered) {
             return true;
         }
         let flow = self.world.flow(self.endpoint.id, opposite, quoted);
@@ -464,7 +444,7 @@ impl<W: Tables + State> Court<'_, W> {
         &self,
         stage: u8,
         direction: Direction,
-        peer: Peer,
+        peer: Source,
         packet: &Packet,
     ) -> Judgement {
         if let Some(first) = self.world.fragment(stage, self.endpoint.id, packet)
@@ -480,22 +460,27 @@ impl<W: Tables + State> Court<'_, W> {
         if row == 0 {
             return Judgement::of(Outcome::Unenforced);
         }
-        let remote = &remote_of(direction, packet);
+        let peer = match peer {
+            Source::Address => Peer::Address,
+            Source::Host => Peer::Class(CLASS_HOST),
+            Source::Slot(slot) => self.peer_in_slot(slot, packet.ipv6),
+            Source::Own => return Judgement::of(Outcome::FragmentWithoutFirst),
+        };
         let class = match peer {
-            Peer::Address => {
-                let word = word_of(self.world, &self.bank, remote, packet.ipv6);
+            Peer::Class(class) => class,
+            Peer::Address | Peer::Entry(_) => {
+                let remote = remote_of(direction, packet);
+                let word = word_of(self.world, &self.bank, &remote, packet.ipv6);
                 // Which backend is behind a Service's address only the port could tell.
                 if word.is_service() && matches!(direction, Direction::Egress) {
                     return Judgement::of(Outcome::FragmentWithoutFirst);
                 }
                 word.class()
             }
-            Peer::Host => CLASS_HOST,
-            Peer::Own => return Judgement::of(Outcome::FragmentWithoutFirst),
-            Peer::Slot(slot) => self.class_of_slot(slot, remote, packet.ipv6),
         };
         let entry = entry_of_class(self.world, &self.bank, row, class);
-        match cell_of_protocol(self.world, &self.bank, entry, packet.port_protocol()) {
+        let protocol = port_protocol(packet.protocol);
+        match cell_of_protocol(self.world, &self.bank, entry, protocol) {
             Some(cell) if cell.action() == Cell::ALLOW => Judgement {
                 outcome: Outcome::Allowed,
                 cell,
@@ -518,64 +503,65 @@ impl<W: Tables + State> Court<'_, W> {
             .store_fragment(stage, self.endpoint.id, packet, &state);
     }
 
-    /// What a table says of a peer and a port.
-    #[cfg_attr(target_arch = "bpf", inline(never))]
-    fn cell(&self, packet: &Packet, question: &Question) -> Cell {
-        let row = self.row(question.table);
+    /// What the table of direction `table` says of a flow with the other end of `packet`, which goes
+    /// in `direction`, and destination port `port`. In the opposite direction's table that is the
+    /// source port of the packet at hand.
+    #[inline(always)]
+    fn cell(
+        &self,
+        table: Direction,
+        peer: Source,
+        direction: Direction,
+        packet: &Packet,
+        port: u16,
+    ) -> Cell {
+        let row = self.row(table);
         if row == 0 {
             return UNENFORCED;
         }
-        let port = if packet.has_ports() { question.port } else { 0 };
-        let key = port_key(packet.port_protocol(), port);
-        let remote = &question.remote;
-        let entry = match question.peer {
-            Peer::Own => {
+        let peer = match peer {
+            Source::Address => Peer::Address,
+            Source::Host => Peer::Class(CLASS_HOST),
+            Source::Slot(slot) => self.peer_in_slot(slot, packet.ipv6),
+            Source::Own => {
                 let own = if packet.ipv6 {
-                    self.endpoint.own6
+                    &self.endpoint.own6
                 } else {
-                    self.endpoint.own4
+                    &self.endpoint.own4
                 };
-                RowEntry(half(own, &self.bank, question.table))
-            }
-            Peer::Host => entry_of_class(self.world, &self.bank, row, CLASS_HOST),
-            Peer::Slot(slot) => {
-                let class = self.class_of_slot(slot, remote, packet.ipv6);
-                entry_of_class(self.world, &self.bank, row, class)
-            }
-            Peer::Address => {
-                let class = match question.table {
-                    Direction::Egress => {
-                        class_of_destination(self.world, &self.bank, packet, remote, port)
-                    }
-                    Direction::Ingress => {
-                        word_of(self.world, &self.bank, remote, packet.ipv6).class()
-                    }
-                };
-                entry_of_class(self.world, &self.bank, row, class)
+                Peer::Entry(RowEntry(half(own, &self.bank, table)))
             }
         };
-        self.mode(cell_of_entry(self.world, &self.bank, entry, key))
+        let question = Question {
+            row,
+            peer,
+            address: remote_of(direction, packet),
+            ipv6: packet.ipv6,
+            egress: matches!(table, Direction::Egress),
+            protocol: packet.protocol,
+            port: if packet.has_ports() { port } else { 0 },
+        };
+        self.mode(self.world.cell(&self.bank, &question))
     }
 
-    /// Class of the pod in a slot, or of its address where the slot has nothing to say.
+    /// The pod in a slot as a peer; by its address where the slot has nothing to say.
     #[inline(always)]
-    fn class_of_slot(&self, slot: u32, address: &Address, ipv6: bool) -> u16 {
+    fn peer_in_slot(&self, slot: u32, ipv6: bool) -> Peer {
         if let Some(endpoint) = self.world.endpoint(slot)
             && endpoint.ifindex != 0
         {
-            let classes = endpoint.classes[self.bank.number as usize & 1];
-            let [class4, class6] = halves(classes);
+            let [class4, class6] = halves(of_bank(&endpoint.classes, &self.bank));
             let class = if ipv6 { class6 } else { class4 };
             if class != CLASS_NONE {
-                return class;
+                return Peer::Class(class);
             }
         }
-        word_of(self.world, &self.bank, address, ipv6).class()
+        Peer::Address
     }
 
     #[inline(always)]
     fn row(&self, direction: Direction) -> u16 {
-        half(self.endpoint.rows, &self.bank, direction)
+        half(&self.endpoint.rows, &self.bank, direction)
     }
 
     #[inline(always)]
@@ -621,20 +607,6 @@ impl<W: Tables + State> Court<'_, W> {
     }
 }
 
-/// What is asked of a table.
-#[derive(Clone, Copy, Debug)]
-struct Question {
-    /// The table, by its direction.
-    table: Direction,
-    /// How the other end is known.
-    peer: Peer,
-    /// Address of the other end.
-    remote: Address,
-    /// Destination port of the flow in question: in the opposite direction's table that is the
-    /// source port of the packet at hand.
-    port: u16,
-}
-
 /// The cell where no policy concerns the pod.
 const UNENFORCED: Cell = Cell::new(Cell::ALLOW, 3, false, 0);
 
@@ -660,10 +632,16 @@ const fn halves(word: u32) -> [u16; 2] {
 
 /// The half of a per-bank word of [`Endpoint`] for a direction.
 #[inline(always)]
-const fn half(words: [u32; 2], bank: &Bank, direction: Direction) -> u16 {
-    let [ingress, egress] = halves(words[bank.number as usize & 1]);
+const fn half(words: &[u32; 2], bank: &Bank, direction: Direction) -> u16 {
+    let [ingress, egress] = halves(of_bank(words, bank));
     match direction {
         Direction::Ingress => ingress,
         Direction::Egress => egress,
     }
+}
+
+/// The word of a bank. Not by index: of a copy on the stack the verifier wants constant offsets.
+#[inline(always)]
+const fn of_bank(words: &[u32; 2], bank: &Bank) -> u32 {
+    if bank.number == 0 { words[0] } else { words[1] }
 }

@@ -40,7 +40,7 @@ impl Direction {
 
 /// How the other end of a flow is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Peer {
+pub enum Source {
     /// By the address in the packet.
     Address,
     /// The node's own network stack.
@@ -122,7 +122,7 @@ impl FlowState {
     #[inline(always)]
     pub const fn opened(
         direction: Direction,
-        peer: Peer,
+        peer: Source,
         now: u32,
         generation: u32,
         cell: u32,
@@ -132,10 +132,10 @@ impl FlowState {
             Direction::Egress => FLOW_EGRESS,
         };
         let peer = match peer {
-            Peer::Address => 0,
-            Peer::Host => FLOW_PEER_HOST,
-            Peer::Own => FLOW_PEER_OWN,
-            Peer::Slot(slot) => FLOW_PEER_SLOT | slot << 16,
+            Source::Address => 0,
+            Source::Host => FLOW_PEER_HOST,
+            Source::Own => FLOW_PEER_OWN,
+            Source::Slot(slot) => FLOW_PEER_SLOT | slot << 16,
         };
         Self {
             last_seen: now,
@@ -157,15 +157,15 @@ impl FlowState {
 
     /// How the peer was known when the flow was opened.
     #[inline(always)]
-    pub const fn peer(&self) -> Peer {
+    pub const fn peer(&self) -> Source {
         if self.flags & FLOW_PEER_HOST != 0 {
-            Peer::Host
+            Source::Host
         } else if self.flags & FLOW_PEER_OWN != 0 {
-            Peer::Own
+            Source::Own
         } else if self.flags & FLOW_PEER_SLOT != 0 {
-            Peer::Slot(self.flags >> 16)
+            Source::Slot(self.flags >> 16)
         } else {
-            Peer::Address
+            Source::Address
         }
     }
 
@@ -299,7 +299,12 @@ mod tests {
     #[test]
     fn the_opener_and_the_peer_survive_in_the_flags() {
         for direction in [Direction::Ingress, Direction::Egress] {
-            for peer in [Peer::Address, Peer::Host, Peer::Own, Peer::Slot(0x3fff)] {
+            for peer in [
+                Source::Address,
+                Source::Host,
+                Source::Own,
+                Source::Slot(0x3fff),
+            ] {
                 let state = FlowState::opened(direction, peer, 1, 2, 3);
                 assert_eq!((state.initiator(), state.peer()), (direction, peer));
             }
@@ -308,7 +313,7 @@ mod tests {
 
     #[test]
     fn only_a_replied_flow_has_the_long_timeout() {
-        let opened = FlowState::opened(Direction::Egress, Peer::Address, 100, 1, 0);
+        let opened = FlowState::opened(Direction::Egress, Source::Address, 100, 1, 0);
         assert!(!opened.is_expired(&CONFIG, UDP, 130));
         assert!(opened.is_expired(&CONFIG, UDP, 131));
         let replied = opened.seen(Direction::Ingress, false, 1, 110, 1);
@@ -319,7 +324,7 @@ mod tests {
 
     #[test]
     fn a_closing_connection_is_forgotten_early() {
-        let opened = FlowState::opened(Direction::Egress, Peer::Address, 0, 1, 0);
+        let opened = FlowState::opened(Direction::Egress, Source::Address, 0, 1, 0);
         assert!(!opened.is_expired(&CONFIG, TCP, 1000));
         let closing = opened.seen(Direction::Egress, true, 1, 0, 1);
         assert!(
@@ -331,14 +336,14 @@ mod tests {
 
     #[test]
     fn time_may_wrap_around() {
-        let opened = FlowState::opened(Direction::Egress, Peer::Address, u32::MAX - 5, 1, 0);
+        let opened = FlowState::opened(Direction::Egress, Source::Address, u32::MAX - 5, 1, 0);
         assert!(!opened.is_expired(&CONFIG, UDP, 20));
         assert!(opened.is_expired(&CONFIG, UDP, 30));
     }
 
     #[test]
     fn a_busy_flow_is_written_once_a_second() {
-        let opened = FlowState::opened(Direction::Egress, Peer::Address, 100, 1, 0);
+        let opened = FlowState::opened(Direction::Egress, Source::Address, 100, 1, 0);
         assert_eq!(opened.seen(Direction::Egress, false, 1, 100, 250), None);
         assert_eq!(opened.seen(Direction::Egress, false, 1, 349, 250), None);
         assert!(

@@ -10,7 +10,7 @@ use crate::{
         CLASS_NONE, Cell, Config, HostBucket, PORT_SET_DEPTH, PortSet, ROW_CHUNK, ROW_DENY,
         RowEntry, ServiceKey, TrieWord, host_buckets, port_key,
     },
-    parse::{Address, Packet},
+    parse::{Address, port_protocol},
 };
 
 /// The verdict tables, as one of the two banks of maps. Indices are those within the bank.
@@ -52,22 +52,27 @@ impl Bank {
     /// The published bank.
     #[inline(always)]
     pub fn active(config: &Config) -> Self {
-        // One read: the bank may be switched at any time, and a packet is judged by one bank.
-        if config.active == 0 {
-            Self::of(config, 0)
-        } else {
-            Self::of(config, 1)
-        }
+        Self::of(config, config.active)
     }
 
-    /// Bank `number` (0 or 1).
+    /// Bank 0, or bank 1 for any other `number`.
     #[inline(always)]
-    pub fn of(config: &Config, number: usize) -> Self {
-        Self {
-            number: u32::from(number & 1 != 0),
-            row_chunks: config.row_chunks[number & 1],
-            hosts6_mask: config.hosts6_mask[number & 1],
-            generation: config.generation[number & 1],
+    pub fn of(config: &Config, number: u32) -> Self {
+        // Not by index: the verifier wants constant offsets.
+        if number == 0 {
+            Self {
+                number: 0,
+                row_chunks: config.row_chunks[0],
+                hosts6_mask: config.hosts6_mask[0],
+                generation: config.generation[0],
+            }
+        } else {
+            Self {
+                number: 1,
+                row_chunks: config.row_chunks[1],
+                hosts6_mask: config.hosts6_mask[1],
+                generation: config.generation[1],
+            }
         }
     }
 }
@@ -149,6 +154,117 @@ fn interval(set: &PortSet, key: u32) -> usize {
     count & 31
 }
 
+/// How the other end of a flow is looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// By its address. As a destination it may be a Service's.
+    Address,
+    /// By its class.
+    Class(u16),
+    /// Not at all: the entry is known.
+    Entry(RowEntry),
+}
+
+/// What is asked of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The row, which is not 0.
+    pub row: u16,
+    /// The other end.
+    pub peer: Peer,
+    /// Its address.
+    pub address: Address,
+    /// The address is IPv6.
+    pub ipv6: bool,
+    /// The other end is the destination of the flow.
+    pub egress: bool,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Destination port of the flow; 0 if it has none.
+    pub port: u16,
+}
+
+impl Question {
+    const CLASS: u64 = 1 << 60;
+    const ENTRY: u64 = 2 << 60;
+    const PEER: u64 = 3 << 60;
+    const IPV6: u64 = 1 << 59;
+    const EGRESS: u64 = 1 << 58;
+
+    /// The address and everything else as three words, to pass between functions that the verifier
+    /// checks apart from each other.
+    #[inline(always)]
+    pub fn pack(&self) -> [u64; 3] {
+        let Address([a, b, c, d]) = self.address;
+        let mut rest =
+            u64::from(self.row) | u64::from(self.port) << 16 | u64::from(self.protocol) << 32;
+        rest |= match self.peer {
+            Peer::Address => 0,
+            Peer::Class(class) => Self::CLASS | u64::from(class) << 40,
+            Peer::Entry(entry) => Self::ENTRY | u64::from(entry.0) << 40,
+        };
+        if self.ipv6 {
+            rest |= Self::IPV6;
+        }
+        if self.egress {
+            rest |= Self::EGRESS;
+        }
+        [
+            u64::from(a) << 32 | u64::from(b),
+            u64::from(c) << 32 | u64::from(d),
+            rest,
+        ]
+    }
+
+    /// The inverse of [`Self::pack`].
+    #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the halves and fields of the words are what is wanted"
+    )]
+    pub fn unpack([first, second, rest]: [u64; 3]) -> Self {
+        let value = (rest >> 40) as u16;
+        Self {
+            row: rest as u16,
+            peer: match rest & Self::PEER {
+                Self::CLASS => Peer::Class(value),
+                Self::ENTRY => Peer::Entry(RowEntry(value)),
+                _ => Peer::Address,
+            },
+            address: Address([
+                (first >> 32) as u32,
+                first as u32,
+                (second >> 32) as u32,
+                second as u32,
+            ]),
+            ipv6: rest & Self::IPV6 != 0,
+            egress: rest & Self::EGRESS != 0,
+            protocol: (rest >> 32) as u8,
+            port: (rest >> 16) as u16,
+        }
+    }
+}
+
+/// The answer of a bank's tables.
+#[inline(always)]
+pub fn cell<T: Tables>(tables: &T, bank: &Bank, question: &Question) -> Cell {
+    let entry = match question.peer {
+        Peer::Entry(entry) => entry,
+        Peer::Class(class) => entry_of_class(tables, bank, question.row, class),
+        Peer::Address => {
+            let word = word_of(tables, bank, &question.address, question.ipv6);
+            let class = if question.egress && word.is_service() {
+                class_of_service(tables, bank, question).unwrap_or(word.class())
+            } else {
+                word.class()
+            };
+            entry_of_class(tables, bank, question.row, class)
+        }
+    };
+    let key = port_key(port_protocol(question.protocol), question.port);
+    cell_of_entry(tables, bank, entry, key)
+}
+
 /// The word of the trie (or of the exact addresses) that covers an address.
 #[inline(always)]
 pub fn word_of<T: Tables>(tables: &T, bank: &Bank, address: &Address, ipv6: bool) -> TrieWord {
@@ -207,26 +323,42 @@ fn word_of6<T: Tables>(tables: &T, bank: &Bank, address: &Address) -> TrieWord {
     TrieWord(0)
 }
 
-/// The class of an address as the destination of a protocol and port, which may be a Service's.
+/// The class of a Service's address and port.
 #[inline(always)]
-pub fn class_of_destination<T: Tables>(
-    tables: &T,
-    bank: &Bank,
-    packet: &Packet,
-    address: &Address,
-    port: u16,
-) -> u16 {
-    let word = word_of(tables, bank, address, packet.ipv6);
-    if word.is_service() {
-        let key = ServiceKey {
-            address: address.octets(),
-            port: port.to_be_bytes(),
-            protocol: packet.protocol,
-            bank: u8::from(bank.number != 0),
-        };
-        if let Some(class) = tables.service(&key) {
-            return u16::try_from(class).unwrap_or(CLASS_NONE);
+fn class_of_service<T: Tables>(tables: &T, bank: &Bank, question: &Question) -> Option<u16> {
+    let key = ServiceKey {
+        address: question.address.octets(),
+        port: question.port.to_be_bytes(),
+        protocol: question.protocol,
+        bank: u8::from(bank.number != 0),
+    };
+    let class = tables.service(&key)?;
+    Some(u16::try_from(class).unwrap_or(CLASS_NONE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_survives_packing() {
+        for peer in [
+            Peer::Address,
+            Peer::Class(0xabcd),
+            Peer::Entry(RowEntry::uniform(77)),
+        ] {
+            for (ipv6, egress) in [(false, false), (true, false), (false, true), (true, true)] {
+                let question = Question {
+                    row: 0x1234,
+                    peer,
+                    address: Address([1, u32::MAX, 3, 0x8000_0000]),
+                    ipv6,
+                    egress,
+                    protocol: 0xff,
+                    port: 0xfedc,
+                };
+                assert_eq!(Question::unpack(question.pack()), question);
+            }
         }
     }
-    word.class()
 }

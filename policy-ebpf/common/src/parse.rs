@@ -146,21 +146,21 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// The packet's protocol as [`crate::abi::port_key`] wants it.
-    #[inline(always)]
-    pub const fn port_protocol(&self) -> u32 {
-        match self.protocol {
-            TCP => PORT_PROTOCOL_TCP,
-            UDP => PORT_PROTOCOL_UDP,
-            SCTP => PORT_PROTOCOL_SCTP,
-            _ => PORT_PROTOCOL_OTHER,
-        }
-    }
-
     /// Whether policies can tell the packet's ports.
     #[inline(always)]
     pub const fn has_ports(&self) -> bool {
         matches!(self.protocol, TCP | UDP | SCTP)
+    }
+}
+
+/// An IP protocol number as [`crate::abi::port_key`] wants it.
+#[inline(always)]
+pub const fn port_protocol(protocol: u8) -> u32 {
+    match protocol {
+        TCP => PORT_PROTOCOL_TCP,
+        UDP => PORT_PROTOCOL_UDP,
+        SCTP => PORT_PROTOCOL_SCTP,
+        _ => PORT_PROTOCOL_OTHER,
     }
 }
 
@@ -183,6 +183,7 @@ pub enum Frame {
 /// [`Frame::Ip`] only.
 #[inline(always)]
 pub fn parse<B: Bytes>(bytes: &B, ether_type: u16, packet: &mut Packet) -> Frame {
+    *packet = Packet::default();
     match ether_type {
         ETHER_IPV4 | ETHER_IPV6 => {
             if parse_ip(bytes, 0, ether_type == ETHER_IPV6, packet) {
@@ -200,6 +201,7 @@ pub fn parse<B: Bytes>(bytes: &B, ether_type: u16, packet: &mut Packet) -> Frame
 /// behind the ports.
 #[inline(always)]
 pub fn parse_quoted<B: Bytes>(bytes: &B, packet: &Packet, quoted: &mut Packet) -> bool {
+    *quoted = Packet::default();
     parse_ip(bytes, packet.transport + 8, packet.ipv6, quoted)
 }
 

@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How do programs get onto interfaces, and stay there?
+//!
+//! With TCX (Linux 6.6) a pinned link holds the program; a successor's program replaces it in the
+//! link, so there is no moment without one. Without TCX a filter of the clsact qdisc does, at a
+//! priority and handle of our own. Interfaces are those of the calling thread's network namespace.
+
+use std::{error::Error, fmt, io, mem};
+
+use aya::{
+    Ebpf,
+    programs::{
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+        links::{FdLink, Link as _, PinnedLink},
+        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
+    },
+};
+use rustix::net::{AddressFamily, SocketType, netdevice, socket};
+
+use super::{
+    error::DatapathError,
+    load::{program, remove},
+    maps::Pins,
+};
+
+/// Priority of our clsact filters: ahead of most, behind what reserves the first place.
+const PRIORITY: u16 = 2;
+/// Handle of our clsact filters ("np").
+const HANDLE: TcHandle = TcHandle::new(0, 0x6e70);
+
+/// Where on an interface a program sits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hook {
+    /// Ingress of a pod's host interface: what the pod sends.
+    FromPod,
+    /// Egress of a pod's host interface: what the pod receives.
+    ToPod,
+    /// Egress of a device that leads off the node: an uplink, a tunnel.
+    ToAny,
+    /// Egress of a bridge that has pods behind it.
+    ToBridge,
+}
+
+impl Hook {
+    /// Every hook.
+    pub const ALL: [Self; 4] = [Self::FromPod, Self::ToPod, Self::ToAny, Self::ToBridge];
+
+    /// Name of the program.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::FromPod => "from_pod",
+            Self::ToPod => "to_pod",
+            Self::ToAny => "to_any",
+            Self::ToBridge => "to_bridge",
+        }
+    }
+
+    const fn side(self) -> TcAttachType {
+        match self {
+            Self::FromPod => TcAttachType::Ingress,
+            Self::ToPod | Self::ToAny | Self::ToBridge => TcAttachType::Egress,
+        }
+    }
+
+    /// First to see what the pod sends, last to see what it receives.
+    fn order(self) -> LinkOrder {
+        match self {
+            Self::FromPod => LinkOrder::first(),
+            Self::ToPod | Self::ToAny | Self::ToBridge => LinkOrder::last(),
+        }
+    }
+}
+
+/// What holds programs on interfaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attachment {
+    /// TCX links.
+    Tcx,
+    /// Filters of the clsact qdisc.
+    Clsact,
+}
+
+impl fmt::Display for Attachment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        })
+    }
+}
+
+impl Attachment {
+    /// TCX if the kernel has it.
+    pub(super) fn best() -> Self {
+        // Without TCX the query is an unknown command.
+        match SchedClassifier::query_tcx("lo", TcAttachType::Ingress) {
+            Ok(_) => Self::Tcx,
+            Err(_) => Self::Clsact,
+        }
+    }
+}
+
+/// Puts the program on the interface, in the place of a predecessor's if one is there.
+pub(super) fn attach(
+    pins: &Pins,
+    ebpf: &mut Ebpf,
+    attachment: Attachment,
+    hook: Hook,
+    ifindex: u32,
+) -> Result<(), DatapathError> {
+    let failed = |source| DatapathError::Attach {
+        action: "attach",
+        hook: hook.name(),
+        ifindex,
+        source,
+    };
+    let program = program(ebpf, hook.name())?;
+    match attachment {
+        Attachment::Tcx => attach_tcx(pins, program, hook, ifindex).map_err(failed),
+        Attachment::Clsact => attach_clsact(program, hook, ifindex).map_err(failed),
+    }
+}
+
+/// Takes the program off the interface; none there, or no such interface, is fine.
+pub(super) fn detach(
+    pins: &Pins,
+    attachment: Attachment,
+    hook: Hook,
+    ifindex: u32,
+) -> Result<(), DatapathError> {
+    let failed = |source| DatapathError::Attach {
+        action: "detach",
+        hook: hook.name(),
+        ifindex,
+        source,
+    };
+    match attachment {
+        // The pin is the link's only owner.
+        Attachment::Tcx => remove(&link_path(pins, hook, ifindex)),
+        Attachment::Clsact => detach_clsact(hook, ifindex).map_err(failed),
+    }
+}
+
+/// Whether the interface has the program where [`attach`] put it, and it is `program_id`.
+pub(super) fn is_attached(
+    pins: &Pins,
+    attachment: Attachment,
+    hook: Hook,
+    ifindex: u32,
+    program_id: u32,
+) -> bool {
+    match attachment {
+        Attachment::Tcx => {
+            link_path(pins, hook, ifindex).exists()
+                && name_of(ifindex)
+                    .ok()
+                    .and_then(|name| SchedClassifier::query_tcx(&name, hook.side()).ok())
+                    .is_some_and(|(_, programs)| {
+                        programs.iter().any(|program| program.id() == program_id)
+                    })
+        }
+        // The kernel is asked by replacing the filter, which is as cheap as asking.
+        Attachment::Clsact => false,
+    }
+}
+
+/// The hooks and interfaces that have a pinned link.
+pub(super) fn pinned(pins: &Pins) -> io::Result<Vec<(Hook, u32)>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(pins.links())? {
+        let name = entry?.file_name();
+        let Some((ifindex, hook)) = name.to_str().and_then(|name| name.split_once('-')) else {
+            continue;
+        };
+        let hook = Hook::ALL.into_iter().find(|known| known.name() == hook);
+        if let (Ok(ifindex), Some(hook)) = (ifindex.parse(), hook) {
+            found.push((hook, ifindex));
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+type AttachError = Box<dyn Error + Send + Sync>;
+
+fn attach_tcx(
+    pins: &Pins,
+    program: &mut SchedClassifier,
+    hook: Hook,
+    ifindex: u32,
+) -> Result<(), AttachError> {
+    let path = link_path(pins, hook, ifindex);
+    if path.exists() {
+        let old = FdLink::from(PinnedLink::from_pin(&path)?);
+        match program.attach_to_link(SchedClassifierLink::try_from(old)?) {
+            Ok(id) => {
+                // Closes the descriptor; the pin keeps the link.
+                drop(program.take_link(id)?);
+                return Ok(());
+            }
+            // The link's interface is gone and its index belongs to another one now.
+            Err(ProgramError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(libc::ENOLINK) =>
+            {
+                remove(&path)?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let name = name_of(ifindex)?;
+    let id =
+        program.attach_with_options(&name, hook.side(), TcAttachOptions::TcxOrder(hook.order()))?;
+    let link: FdLink = program.take_link(id)?.try_into()?;
+    link.pin(&path)?;
+    Ok(())
+}
+
+fn attach_clsact(
+    program: &mut SchedClassifier,
+    hook: Hook,
+    ifindex: u32,
+) -> Result<(), AttachError> {
+    let name = name_of(ifindex)?;
+    match tc::qdisc_add_clsact(&name) {
+        Err(error) if !exists(&error) => return Err(error.into()),
+        _ => {}
+    }
+    let filter = SchedClassifierLink::attached(&name, hook.side(), PRIORITY, HANDLE, None)?;
+    let id = match program.attach_to_link(filter) {
+        Ok(id) => id,
+        // No filter to replace.
+        Err(_) => program.attach_with_options(
+            &name,
+            hook.side(),
+            TcAttachOptions::Netlink(NlOptions {
+                priority: PRIORITY,
+                handle: HANDLE,
+                classid: None,
+            }),
+        )?,
+    };
+    // Dropping the link would remove the filter, which has to outlive this process.
+    mem::forget(program.take_link(id)?);
+    Ok(())
+}
+
+fn detach_clsact(hook: Hook, ifindex: u32) -> Result<(), AttachError> {
+    let Ok(name) = name_of(ifindex) else {
+        return Ok(());
+    };
+    let filter = SchedClassifierLink::attached(&name, hook.side(), PRIORITY, HANDLE, None)?;
+    match filter.detach() {
+        // Neither filter nor qdisc.
+        Err(error)
+            if errno(&error).is_some_and(|code| [libc::ENOENT, libc::EINVAL].contains(&code)) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+        Ok(()) => Ok(()),
+    }
+}
+
+fn exists(error: &TcError) -> bool {
+    errno(error) == Some(libc::EEXIST)
+}
+
+/// The operating system's code at the root of an error.
+fn errno(error: &(dyn Error + 'static)) -> Option<i32> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return error.raw_os_error();
+        }
+        next = error.source();
+    }
+    None
+}
+
+fn name_of(ifindex: u32) -> io::Result<String> {
+    let any = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
+    Ok(netdevice::index_to_name(any, ifindex)?)
+}
+
+fn link_path(pins: &Pins, hook: Hook, ifindex: u32) -> std::path::PathBuf {
+    pins.links().join(format!("{ifindex}-{}", hook.name()))
+}
