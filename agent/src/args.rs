@@ -68,8 +68,11 @@ pub struct RunArgs {
 #[derive(Clone, Debug, clap::Args)]
 pub struct DatapathArgs {
     /// Where maps and programs are pinned, on a BPF file system.
-    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/netpol")]
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]
     pub bpffs: PathBuf,
+    /// Where the names behind the numbers in those maps are kept.
+    #[arg(long, value_name = "DIR", default_value = "/run/netpol")]
+    pub state_dir: PathBuf,
     /// How programs are attached to interfaces.
     #[arg(long, value_name = "HOW", default_value = "auto")]
     pub attach: Attach,
@@ -155,7 +158,8 @@ impl Default for DatapathArgs {
     /// What the command line says by default.
     fn default() -> Self {
         Self {
-            bpffs: "/sys/fs/bpf/netpol".into(),
+            bpffs: "/sys/fs/bpf".into(),
+            state_dir: "/run/netpol".into(),
             attach: Attach::Auto,
             established: Established::Reevaluate,
             local_node_egress: LocalNodeEgress::Enforce,

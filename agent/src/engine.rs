@@ -17,6 +17,7 @@ use policy_compiler::{
     lower::{Capacity, Image, Reasons, TooLarge, lower},
     model::PodKey,
 };
+use policy_ebpf_common::abi::Event;
 use tracing::warn;
 
 pub use self::recording::{Call, Recording};
@@ -28,7 +29,7 @@ pub use self::recording::{Call, Recording};
 pub trait Datapath {
     /// Puts the programs on a pod interface of this node. Until [`Datapath::publish`] names its pod,
     /// only ARP and neighbour discovery pass it.
-    fn attach(&mut self, ifindex: u32) -> anyhow::Result<()>;
+    fn attach(&mut self, ifindex: u32, age: Age) -> anyhow::Result<()>;
 
     /// Takes the programs off an interface, or forgets one that is gone. A late call about an interface
     /// that no longer exists is no error.
@@ -37,6 +38,26 @@ pub trait Datapath {
     /// Makes `desired` what every packet is judged by, all at once. On an error the tables published
     /// before stay in force, whole.
     fn publish(&mut self, desired: &Desired<'_>) -> anyhow::Result<()>;
+
+    /// Repairs what others broke and forgets what is over; to be called every few seconds. Returns what
+    /// had to be repaired or could not be, one line each.
+    fn maintain(&mut self) -> anyhow::Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
+    /// The packets reported since the last call.
+    fn events(&mut self) -> Vec<Event> {
+        Vec::new()
+    }
+}
+
+/// How long the pod behind an interface has been running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Age {
+    /// The interface has just appeared: there are no flows to be careful with.
+    New,
+    /// It may have open flows, whose replies must not be lost.
+    Running,
 }
 
 /// What is to be enforced.
@@ -50,6 +71,8 @@ pub struct Desired<'a> {
     /// Interfaces of the node that lead to no pod of its own: where a deferred verdict is taken when the
     /// destination is elsewhere.
     pub uplinks: &'a BTreeSet<u32>,
+    /// Those of `uplinks` that are bridges with pods behind them.
+    pub bridges: &'a BTreeSet<u32>,
     /// Pods whose would-be drops are only counted and reported.
     pub audited: &'a BTreeSet<PodKey>,
 }
@@ -62,6 +85,8 @@ pub struct Interfaces {
     pub pods: BTreeMap<u32, Option<PodKey>>,
     /// Interfaces of the node that lead to no pod of its own.
     pub uplinks: BTreeSet<u32>,
+    /// Those of `uplinks` that are bridges with pods behind them.
+    pub bridges: BTreeSet<u32>,
     /// Pods of this node that cannot be policed, and why.
     pub unreachable: BTreeMap<PodKey, Arc<str>>,
 }
@@ -181,7 +206,7 @@ impl<D: Datapath> Engine<D> {
             }
         }
         for ifindex in interfaces.pods.keys() {
-            self.quarantine(*ifindex);
+            self.quarantine(*ifindex, Age::Running);
         }
         self.interfaces = interfaces;
         let result = match self.published.take() {
@@ -198,11 +223,11 @@ impl<D: Datapath> Engine<D> {
 
     /// Closes an interface of which nothing is known yet. Interfaces that are attached already keep
     /// what they have.
-    pub fn quarantine(&mut self, ifindex: u32) {
+    pub fn quarantine(&mut self, ifindex: u32, age: Age) {
         if self.attached.contains(&ifindex) {
             return;
         }
-        match self.datapath.attach(ifindex) {
+        match self.datapath.attach(ifindex, age) {
             Ok(()) => {
                 self.attached.insert(ifindex);
             }
@@ -213,6 +238,11 @@ impl<D: Datapath> Engine<D> {
     /// What the engine does at the moment.
     pub fn report(&self) -> &Report {
         &self.report
+    }
+
+    /// The interfaces as they were last told.
+    pub fn interfaces(&self) -> &Interfaces {
+        &self.interfaces
     }
 
     /// The tables in force.
@@ -274,6 +304,7 @@ impl<D: Datapath> Engine<D> {
                 image,
                 pods: &pods,
                 uplinks: &self.interfaces.uplinks,
+                bridges: &self.interfaces.bridges,
                 audited: &audited,
             })
             .map_err(|source| ApplyError::Refused {

@@ -29,7 +29,9 @@ use self::{
     watch::{Event, Watches},
 };
 use crate::{
-    engine::{Datapath, Engine, PodState, Report, Settings},
+    engine::{Age, Datapath, Engine, PodState, Report, Settings},
+    event,
+    names::Names,
     net::{LinkEvent, Netns},
 };
 
@@ -37,6 +39,10 @@ use crate::{
 const IDLE: Duration = Duration::from_millis(20);
 /// How long a stream of changes may hold the first one up.
 const LATEST: Duration = Duration::from_millis(200);
+/// How often reported packets are fetched.
+const EVENTS: Duration = Duration::from_millis(250);
+/// How often the datapath is looked after.
+const UPKEEP: Duration = Duration::from_secs(10);
 
 /// What to enforce, and where.
 #[derive(Clone, Debug)]
@@ -51,6 +57,8 @@ pub struct Options {
     pub local_node_egress: bool,
     /// For the engine.
     pub settings: Settings,
+    /// Where to keep what the numbers in the kernel's tables mean.
+    pub state_dir: Option<PathBuf>,
 }
 
 /// What became of the newest edit and of the pods.
@@ -201,6 +209,7 @@ struct Agent<D> {
     status: Status,
     shared: Arc<Shared>,
     watches: Watches,
+    names: Names,
 }
 
 /// What is to be done when things calm down.
@@ -242,18 +251,24 @@ impl<D: Datapath> Agent<D> {
             status: Status::default(),
             shared,
             watches,
+            names: Names::default(),
         })
     }
 
     fn follow(&mut self, inbox: &mpsc::Receiver<Event>) {
         let mut pending = Pending::default();
+        let mut upkeep = Instant::now();
         loop {
-            let event = match pending.due() {
-                None => inbox
-                    .recv()
-                    .map_err(|_| mpsc::RecvTimeoutError::Disconnected),
-                Some(due) => inbox.recv_timeout(due.saturating_duration_since(Instant::now())),
-            };
+            let now = Instant::now();
+            let wait = pending
+                .due()
+                .map_or(EVENTS, |due| due.saturating_duration_since(now).min(EVENTS));
+            let event = inbox.recv_timeout(wait);
+            self.report_packets();
+            if upkeep.elapsed() >= UPKEEP {
+                upkeep = Instant::now();
+                self.maintain();
+            }
             match event {
                 Ok(Event::Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => return,
                 Ok(Event::Files) => {
@@ -269,13 +284,14 @@ impl<D: Datapath> Agent<D> {
                     pending.namespaces = true;
                     pending.note(Instant::now());
                 }
-                Err(mpsc::RecvTimeoutError::Timeout) => {
-                    let Pending { files, .. } = std::mem::take(&mut pending);
-                    if files {
-                        self.reload();
-                    } else {
-                        self.rescan();
-                    }
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+            }
+            if pending.due().is_some_and(|due| due <= Instant::now()) {
+                let Pending { files, .. } = std::mem::take(&mut pending);
+                if files {
+                    self.reload();
+                } else {
+                    self.rescan();
                 }
             }
         }
@@ -290,7 +306,7 @@ impl<D: Datapath> Agent<D> {
             && let Some(nsid) = link.peer_nsid
             && pods::leads_to_pod(&self.host, &self.options.netns_dir, &self.named, nsid)
         {
-            self.engine.quarantine(link.index);
+            self.engine.quarantine(link.index, Age::New);
         }
     }
 
@@ -369,6 +385,45 @@ impl<D: Datapath> Agent<D> {
                 }
             }
         }
+        self.keep_names();
         self.shared.set(self.status.clone());
+    }
+
+    /// Keeps what events and tables need to be understood, for the log and for other processes.
+    fn keep_names(&mut self) {
+        let decisions = self.engine.reasons().iter();
+        let pods = self.engine.interfaces().pods.iter();
+        let names = Names {
+            node: self.options.node.as_str().into(),
+            pods: pods
+                .filter_map(|(ifindex, pod)| Some((*ifindex, pod.clone()?)))
+                .collect(),
+            decisions: decisions.map(|(id, d)| (id, d.clone())).collect(),
+        };
+        if names != self.names {
+            self.names = names;
+            if let Some(dir) = &self.options.state_dir
+                && let Err(error) = self.names.write(dir)
+            {
+                warn!(error = %format!("{error:#}"), "cannot keep names");
+            }
+        }
+    }
+
+    fn report_packets(&mut self) {
+        for event in self.engine.datapath_mut().events() {
+            event::Report::new(&event, &self.names).log();
+        }
+    }
+
+    fn maintain(&mut self) {
+        match self.engine.datapath_mut().maintain() {
+            Ok(repairs) => {
+                for repair in repairs {
+                    warn!("{repair}");
+                }
+            }
+            Err(error) => warn!(error = %format!("{error:#}"), "cannot look after the datapath"),
+        }
     }
 }

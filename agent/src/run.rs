@@ -16,7 +16,7 @@ use crate::{
     args::{Args, Command, DatapathArgs, DemoArgs, LocalNodeEgress, Output, RunArgs},
     demo::{self, Root, topology::Topology},
     engine,
-    folder::{self, Running},
+    folder::{self, Running, Status},
     net::Netns,
     telemetry,
 };
@@ -28,7 +28,7 @@ const FAILED: u8 = 2;
 /// Ended by SIGINT, as shells report it.
 const INTERRUPTED: i32 = 130;
 /// How long nodes may take to enforce before the demo gives up.
-const SETTLE: Duration = Duration::from_secs(60);
+const SETTLE: Duration = Duration::from_mins(1);
 
 /// Runs the command and reports how it went: 0 as asked for, 1 if what was to be shown does not hold,
 /// 2 if it could not be done.
@@ -97,6 +97,7 @@ fn enforce_everywhere(root: &Root, topology: &Topology, args: &DemoArgs) -> Resu
             netns_dir: root.dir(Root::PODS),
             datapath: DatapathArgs {
                 bpffs: root.bpf(node)?,
+                state_dir: root.state(node),
                 attach: args.attach,
                 ..DatapathArgs::default()
             },
@@ -106,7 +107,7 @@ fn enforce_everywhere(root: &Root, topology: &Topology, args: &DemoArgs) -> Resu
         agents.push(agent);
     }
     for (agent, node) in agents.iter().zip(topology.nodes.keys()) {
-        if let Err(status) = agent.wait(SETTLE, |status| status.is_settled()) {
+        if let Err(status) = agent.wait(SETTLE, Status::is_settled) {
             bail!("node `{node}` does not enforce: {status:?}");
         }
     }
@@ -123,6 +124,7 @@ fn options(args: &RunArgs) -> folder::Options {
             audit: args.datapath.audit,
             ..engine::Settings::default()
         },
+        state_dir: Some(args.datapath.state_dir.clone()),
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use agent::engine::{ApplyError, Call, Engine, Interfaces, PodState, Recording, Settings};
+use agent::engine::{Age, ApplyError, Call, Engine, Interfaces, PodState, Recording, Settings};
 use policy_compiler::{
     Snapshot,
     lower::Capacity,
@@ -71,9 +71,9 @@ fn published(engine: &Engine<Recording>) -> BTreeMap<u32, PodKey> {
 #[test]
 fn an_interface_is_closed_before_its_pod_is_known() {
     let mut engine = engine(Settings::default());
-    engine.quarantine(7);
-    engine.quarantine(7);
-    assert_eq!(engine.datapath().calls, [Call::Attach(7)]);
+    engine.quarantine(7, Age::New);
+    engine.quarantine(7, Age::New);
+    assert_eq!(engine.datapath().calls, [Call::Attach(7, Age::New)]);
     engine.apply(cluster()).unwrap();
     assert_eq!(published(&engine), BTreeMap::new());
 
@@ -120,7 +120,7 @@ fn gone_interfaces_are_forgotten() {
         .unwrap();
     let calls = &engine.datapath().calls;
     let position = |call| calls.iter().position(|c| *c == call).unwrap();
-    assert!(position(Call::Detach(7)) < position(Call::Attach(9)));
+    assert!(position(Call::Detach(7)) < position(Call::Attach(9, Age::Running)));
     assert_eq!(
         published(&engine),
         BTreeMap::from([(9, PodKey::new("t", "here"))])

@@ -42,6 +42,7 @@ impl Node {
             netns_dir: self.netns_dir(),
             local_node_egress: false,
             settings: agent::engine::Settings::default(),
+            state_dir: None,
         };
         folder::start(&self.node, options, || Ok(Recording::default())).unwrap()
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 //! Network namespaces, veth pairs and who leads where, against the real kernel. Needs root.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::{path::PathBuf, sync::mpsc, time::Duration};
 

@@ -39,6 +39,8 @@ impl Root {
     pub const OUTSIDE: &'static str = "outside";
     /// BPF file systems of nodes.
     const BPF: &'static str = "bpf";
+    /// What agents of nodes write down.
+    const STATE: &'static str = "state";
 
     /// Takes possession of `path` and removes what is left there.
     pub fn claim(path: &Path) -> Result<Self> {
@@ -80,6 +82,11 @@ impl Root {
         Ok(path)
     }
 
+    /// Where the agent of a node keeps what it writes down.
+    pub fn state(&self, node: &str) -> PathBuf {
+        self.path.join(Self::STATE).join(node)
+    }
+
     /// Removes everything and lets nothing new be made; for signal handling. Whoever is about to make
     /// something waits for the end of the process.
     pub fn close(&self) -> io::Result<()> {
@@ -102,7 +109,11 @@ impl Root {
             let _ = unmount(&path, UnmountFlags::DETACH);
             remove_dir(&path)?;
         }
-        remove_dir(&dir)
+        remove_dir(&dir)?;
+        match fs::remove_dir_all(self.path.join(Self::STATE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 }
 

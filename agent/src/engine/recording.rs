@@ -6,13 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::bail;
 use policy_compiler::{lower::Image, model::PodKey};
 
-use super::{Datapath, Desired};
+use super::{Age, Datapath, Desired};
 
 /// A call of [`Datapath`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
     /// [`Datapath::attach`].
-    Attach(u32),
+    Attach(u32, Age),
     /// [`Datapath::detach`].
     Detach(u32),
     /// [`Datapath::publish`].
@@ -38,11 +38,11 @@ pub struct Recording {
 }
 
 impl Datapath for Recording {
-    fn attach(&mut self, ifindex: u32) -> anyhow::Result<()> {
+    fn attach(&mut self, ifindex: u32, age: Age) -> anyhow::Result<()> {
         if self.broken.contains(&ifindex) {
             bail!("no such interface: {ifindex}");
         }
-        self.calls.push(Call::Attach(ifindex));
+        self.calls.push(Call::Attach(ifindex, age));
         Ok(())
     }
 

@@ -10,8 +10,9 @@ use std::{
 use policy_compiler::{
     Snapshot,
     diagnostic::{Diagnostic, Severity},
-    manifest::{self, Document},
+    manifest,
     model::PodKey,
+    parse::Settings,
 };
 
 /// A folder that can be enforced.
@@ -48,22 +49,17 @@ pub fn load(dir: &Path) -> Result<Loaded, Broken> {
     manifests(dir, &mut files).map_err(|error| unreadable(dir, &error))?;
     files.sort();
 
-    let mut documents = Vec::new();
-    let mut diagnostics = Vec::new();
+    let mut texts = Vec::new();
     for file in files {
         let text = fs::read_to_string(&file).map_err(|error| unreadable(&file, &error))?;
-        let (read, problems) = manifest::read(&file.to_string_lossy(), &text);
-        documents.extend(read);
-        diagnostics.extend(problems);
+        texts.push((file.to_string_lossy().into_owned(), text));
     }
-    let mut loaded = Loaded {
-        namespaces: named_namespaces(&documents),
-        ..Loaded::default()
-    };
-    let (snapshot, problems) = assemble(&documents);
-    loaded.snapshot = snapshot;
-    diagnostics.extend(problems);
-    let (errors, others): (Vec<_>, Vec<_>) = diagnostics
+    let texts = texts
+        .iter()
+        .map(|(file, text)| (file.as_str(), text.as_str()));
+    let loaded = manifest::load(texts, &Settings::default());
+    let (errors, others): (Vec<_>, Vec<_>) = loaded
+        .diagnostics
         .iter()
         .partition(|diagnostic| diagnostic.severity == Severity::Error);
     if !errors.is_empty() {
@@ -71,12 +67,18 @@ pub fn load(dir: &Path) -> Result<Loaded, Broken> {
             problems: errors.into_iter().map(render).collect(),
         });
     }
-    loaded.warnings = others
+    let warnings = others
         .into_iter()
-        .filter(|diagnostic| diagnostic.severity == Severity::Warning)
-        .map(render)
-        .collect();
-    Ok(loaded)
+        .filter(|diagnostic| diagnostic.severity == Severity::Warning);
+    let namespaces = loaded.annotations.iter().filter_map(|(pod, annotations)| {
+        let path = annotations.get(NETNS_ANNOTATION)?;
+        Some((pod.clone(), PathBuf::from(&**path)))
+    });
+    Ok(Loaded {
+        namespaces: namespaces.collect(),
+        warnings: warnings.map(render).collect(),
+        snapshot: loaded.snapshot,
+    })
 }
 
 /// Manifest files below `dir`. Hidden files are editors' and file systems' business.
@@ -98,18 +100,6 @@ fn manifests(dir: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
     Ok(())
 }
 
-/// Pods that say where their network namespace is.
-fn named_namespaces(documents: &[Document]) -> BTreeMap<PodKey, PathBuf> {
-    let pods = documents.iter().filter(|document| &*document.kind == "Pod");
-    pods.filter_map(|pod| {
-        let annotations = pod.node.get("metadata")?.get("annotations")?;
-        let path = annotations.get(NETNS_ANNOTATION)?.as_str()?;
-        let namespace = pod.namespace.as_deref().unwrap_or("default");
-        Some((PodKey::new(namespace, pod.name.as_deref()?), path.into()))
-    })
-    .collect()
-}
-
 /// `file:line:col: message (path), help`.
 fn render(diagnostic: &Diagnostic) -> String {
     let mut text = String::new();
@@ -127,51 +117,4 @@ fn render(diagnostic: &Diagnostic) -> String {
         text = format!("{text}; {help}");
     }
     text
-}
-
-fn assemble(documents: &[Document]) -> (Snapshot, Vec<Diagnostic>) {
-    use policy_compiler::parse;
-    let settings = parse::Settings::default();
-    let mut snapshot = Snapshot::default();
-    let mut diagnostics = Vec::new();
-    for document in documents {
-        let value = document.value();
-        let at = document.locator();
-        macro_rules! take {
-            ($parsed:expr, $insert:expr) => {{
-                let parsed = $parsed;
-                diagnostics.extend(parsed.diagnostics);
-                if let Some(object) = parsed.object {
-                    $insert(object);
-                }
-            }};
-        }
-        match &*document.kind {
-            "Pod" => take!(parse::pod(&value, &at, &settings), |o| snapshot
-                .insert_pod(o)),
-            "Node" => take!(parse::node(&value, &at), |o| snapshot.insert_node(o)),
-            "Namespace" => take!(
-                parse::namespace(&value, &at),
-                |o: policy_compiler::model::Namespace| snapshot.insert_namespace(&o.name, o.labels)
-            ),
-            "NetworkPolicy" => take!(parse::network_policy(&value, &at, &settings), |o| snapshot
-                .insert_network_policy(o)),
-            "AdminNetworkPolicy" => {
-                take!(parse::admin_network_policy(&value, &at, &settings), |o| {
-                    snapshot.insert_admin_policy(o)
-                })
-            }
-            "BaselineAdminNetworkPolicy" => take!(
-                parse::baseline_admin_network_policy(&value, &at, &settings),
-                |o| snapshot.insert_admin_policy(o)
-            ),
-            "ClusterNetworkPolicy" => {
-                take!(parse::cluster_network_policy(&value, &at, &settings), |o| {
-                    snapshot.insert_admin_policy(o)
-                })
-            }
-            _ => {}
-        }
-    }
-    (snapshot, diagnostics)
 }

@@ -73,6 +73,11 @@ pub(super) fn interfaces(
             .pods
             .extend(outside.into_iter().map(|index| (index, owner.cloned())));
     }
+    let controllers = links.links().iter().filter_map(|(index, link)| {
+        let controller = link.controller?;
+        found.pods.contains_key(index).then_some(controller)
+    });
+    found.bridges = controllers.collect();
     found.uplinks = links
         .links()
         .values()
