@@ -30,6 +30,7 @@ pub mod reference;
 pub mod snapshot;
 #[cfg(feature = "strategies")]
 pub mod strategies;
+pub mod synthetic;
 pub mod verdict;
 
 pub use snapshot::Snapshot;
