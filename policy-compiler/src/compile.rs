@@ -11,6 +11,7 @@
 //! order of sorted input.
 
 mod addresses;
+mod groups;
 mod hash;
 mod peers;
 pub(crate) mod reduce;
@@ -125,11 +126,29 @@ impl PodTable {
 /// The verdicts of one ruleset.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Row {
-    /// Port set of each class.
-    pub port_sets: Vec<PortSetId>,
-    /// The policies whose rules are in the row, as indices of decisions would name them; for capacity
-    /// errors.
+    /// Port set of every class of addresses that is not listed.
+    pub common: PortSetId,
+    /// Port sets of the other classes, sorted by class.
+    pub classes: Vec<(ClassId, PortSetId)>,
+    /// The policies whose rules are in the row, sorted; for capacity errors.
     pub policies: Vec<Arc<str>>,
+}
+
+impl Row {
+    /// The port set of `class`.
+    pub fn port_set(&self, class: ClassId) -> PortSetId {
+        match self
+            .classes
+            .binary_search_by_key(&class, |(class, _)| *class)
+        {
+            Ok(index) => self
+                .classes
+                .get(index)
+                .map_or(PortSetId::NONE, |(_, port_set)| *port_set),
+            Err(_) if class < ClassId::FIRST => PortSetId::NONE,
+            Err(_) => self.common,
+        }
+    }
 }
 
 /// Compiles the tables of `scope`.
@@ -173,9 +192,7 @@ impl Tables {
     /// The port set that `row` has for `class`.
     pub fn port_set(&self, row: RowId, class: ClassId) -> PortSetId {
         let row = self.rows.get(row.0 as usize);
-        row.and_then(|row| row.port_sets.get(class.0 as usize))
-            .copied()
-            .unwrap_or_default()
+        row.map_or(PortSetId::NONE, |row| row.port_set(class))
     }
 
     /// The verdict of a flow between ends that `snapshot` resolves; the counterpart of

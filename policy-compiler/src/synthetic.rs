@@ -299,7 +299,7 @@ fn admin_policy(index: u32, random: &mut Random) -> AdminPolicy {
     AdminPolicy {
         kind: AdminKind::Cluster,
         name: format!("guard-{index:04}").into(),
-        tier: if index % 2 == 0 {
+        tier: if index.is_multiple_of(2) {
             Tier::Admin
         } else {
             Tier::Baseline

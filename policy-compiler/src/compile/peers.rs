@@ -8,13 +8,14 @@ use ipnet::IpNet;
 use super::{
     ClassId, Scope,
     addresses::{AddressClasses, Line, V4, V6},
+    groups::Groups,
     hash::FastMap,
     rules::{Atom, AtomId},
-    subjects::{Subjects, id, named_ports},
+    subjects::{Subjects, id},
 };
 use crate::{
     Snapshot,
-    model::{ContainerPort, Direction, Phase, Pod},
+    model::{ContainerPort, Phase},
 };
 
 /// What rules in scope can see of an address.
@@ -96,179 +97,6 @@ pub(super) fn classify(snapshot: &Snapshot, scope: &Scope, subjects: &Subjects<'
         })
         .collect();
     peers
-}
-
-/// Pods that no rule in scope can tell apart but by address.
-struct Groups<'a> {
-    of_pod: FastMap<*const Pod, u32>,
-    groups: Vec<Group<'a>>,
-}
-
-struct Group<'a> {
-    pod: &'a Pod,
-    signature: Signature,
-}
-
-impl<'a> Groups<'a> {
-    fn new(snapshot: &'a Snapshot, subjects: &Subjects<'_>) -> Self {
-        let mut this = Self {
-            of_pod: FastMap::default(),
-            groups: Vec::new(),
-        };
-        let mut keys: Vec<&Arc<str>> = Vec::new();
-        for (_, atom) in subjects.atoms.iter() {
-            if let Atom::PodsIn { pods, .. } | Atom::Pods { pods, .. } = atom {
-                keys.extend(
-                    pods.requirements()
-                        .iter()
-                        .map(|requirement| &requirement.key),
-                );
-            }
-        }
-        keys.sort_unstable();
-        keys.dedup();
-        let names = egress_port_names(subjects);
-        let by_namespace = this.group(snapshot, &keys, &names);
-        this.evaluate(snapshot, subjects, &by_namespace);
-        this
-    }
-
-    /// Groups pods by namespace, the labels that selectors use, and the ports that rules name.
-    /// Returns the groups of each namespace.
-    fn group(
-        &mut self,
-        snapshot: &'a Snapshot,
-        keys: &[&Arc<str>],
-        names: &[Arc<str>],
-    ) -> FastMap<&'a str, Vec<u32>> {
-        let mut by_namespace: FastMap<&str, Vec<u32>> = FastMap::default();
-        let mut values: FastMap<&str, u32> = FastMap::default();
-        let mut projected: FastMap<Box<[u32]>, u32> = FastMap::default();
-        let mut scratch: Vec<u32> = Vec::new();
-        let mut namespace: Option<(&str, u32)> = None;
-        for pod in snapshot.pods.values().filter(|pod| pod.is_policed()) {
-            let namespace_id = match namespace {
-                Some((name, id)) if *name == *pod.key.namespace => id,
-                _ => {
-                    let next = id(by_namespace.len());
-                    by_namespace.insert(&pod.key.namespace, Vec::new());
-                    namespace = Some((&pod.key.namespace, next));
-                    next
-                }
-            };
-            scratch.clear();
-            scratch.push(namespace_id);
-            for (index, key) in (0u32..).zip(keys) {
-                if let Some(value) = pod.labels.get(key) {
-                    let next = id(values.len());
-                    scratch.extend([index, *values.entry(value).or_insert(next)]);
-                }
-            }
-            let ports = if names.is_empty() {
-                Vec::new()
-            } else {
-                named_ports(pod, |n| names.binary_search(n).is_ok())
-            };
-            for port in &ports {
-                let name = port
-                    .name
-                    .as_ref()
-                    .and_then(|name| names.binary_search(name).ok());
-                // Set apart from label pairs, whose index is below the number of keys.
-                scratch.extend([
-                    u32::MAX,
-                    id(name.unwrap_or(names.len())),
-                    port.protocol as u32,
-                ]);
-                scratch.push(u32::from(port.number));
-            }
-            let group = if let Some(group) = projected.get(scratch.as_slice()) {
-                *group
-            } else {
-                let group = id(self.groups.len());
-                self.groups.push(Group {
-                    pod,
-                    signature: Signature {
-                        ports,
-                        ..Signature::default()
-                    },
-                });
-                projected.insert(scratch.as_slice().into(), group);
-                by_namespace
-                    .entry(&pod.key.namespace)
-                    .or_default()
-                    .push(group);
-                group
-            };
-            self.of_pod.insert(Arc::as_ptr(pod), group);
-        }
-        by_namespace
-    }
-
-    /// Finds the selector atoms that hold for each group. Atoms come in order, so lists stay sorted.
-    fn evaluate(
-        &mut self,
-        snapshot: &'a Snapshot,
-        subjects: &Subjects<'_>,
-        by_namespace: &FastMap<&'a str, Vec<u32>>,
-    ) {
-        let mut matching: FastMap<&crate::model::Selector, Vec<u32>> = FastMap::default();
-        for (atom_id, atom) in subjects.atoms.iter() {
-            let (groups, pods): (&[u32], _) = match atom {
-                Atom::PodsIn { namespace, pods } => (
-                    by_namespace
-                        .get(&**namespace)
-                        .map_or(&[][..], Vec::as_slice),
-                    pods,
-                ),
-                Atom::Pods { namespaces, pods } => {
-                    let groups = matching.entry(namespaces).or_insert_with(|| {
-                        let selected = snapshot
-                            .namespaces
-                            .values()
-                            .filter(|ns| namespaces.matches(&ns.labels));
-                        selected
-                            .filter_map(|ns| by_namespace.get(&*ns.name))
-                            .flatten()
-                            .copied()
-                            .collect()
-                    });
-                    (groups, pods)
-                }
-                Atom::Block(_) | Atom::Nodes(_) | Atom::Domains(_) => continue,
-            };
-            for group in groups {
-                if let Some(group) = self.groups.get_mut(*group as usize)
-                    && (pods.is_everything() || pods.matches(&group.pod.labels))
-                {
-                    group.signature.atoms.push(atom_id);
-                }
-            }
-        }
-    }
-
-    fn of(&self, pod: &Arc<Pod>) -> Option<u32> {
-        self.of_pod.get(&Arc::as_ptr(pod)).copied()
-    }
-
-    fn signature_of(&self, pod: &Arc<Pod>) -> Signature {
-        let group = self
-            .of(pod)
-            .and_then(|group| self.groups.get(group as usize));
-        group.map_or_else(Signature::default, |group| group.signature.clone())
-    }
-}
-
-/// Sorted names of container ports in egress rules, which are looked up on the peer.
-fn egress_port_names(subjects: &Subjects<'_>) -> Vec<Arc<str>> {
-    let egress = subjects
-        .rules
-        .iter()
-        .filter(|rule| rule.reference.direction == Direction::Egress);
-    let mut names: Vec<_> = egress.flat_map(|rule| rule.port_names().cloned()).collect();
-    names.sort();
-    names.dedup();
-    names
 }
 
 /// Something that sets the addresses of a prefix apart from those around it.

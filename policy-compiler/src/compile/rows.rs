@@ -6,9 +6,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     ClassId, DecisionId, PodTable, PortSetId, Row, RowId,
     hash::FastMap,
-    peers::Peers,
+    peers::{Peers, Signature},
     reduce::{By, Candidate, Exempt, Outcome, Situation, explain, reduce},
-    rules::{Peers as RulePeers, Rule},
+    rules::{AtomId, Peers as RulePeers, Rule},
     subjects::{RuleId, Ruleset, RulesetId, Subjects, id},
 };
 use crate::{
@@ -23,6 +23,8 @@ pub(super) struct Builder<'a> {
     peers: &'a Peers,
     /// Classes in which each atom holds.
     classes_of_atom: Vec<Vec<ClassId>>,
+    /// Classes that egress rows may treat apart though no rule names them.
+    special: Vec<ClassId>,
     decisions: Vec<Arc<Decision>>,
     decision_ids: FastMap<GlobalOutcome, DecisionId>,
     port_sets: Vec<PortMap<DecisionId>>,
@@ -56,6 +58,15 @@ impl<'a> Builder<'a> {
                 }
             }
         }
+        let is_special = |signature: &Signature| {
+            signature.in_service_range || signature.node.is_some() || !signature.ports.is_empty()
+        };
+        let special = (ClassId::FIRST.0..)
+            .map(ClassId)
+            .zip(&peers.signatures)
+            .filter(|(_, signature)| is_special(signature))
+            .map(|(class, _)| class)
+            .collect();
         let nothing = |verdict| {
             Arc::new(Decision {
                 verdict,
@@ -68,6 +79,7 @@ impl<'a> Builder<'a> {
             subjects,
             peers,
             classes_of_atom,
+            special,
             decisions: vec![nothing(Verdict::Deny), nothing(Verdict::Allow)],
             decision_ids: FastMap::default(),
             port_sets: vec![
@@ -96,19 +108,18 @@ impl<'a> Builder<'a> {
             own.sort_unstable();
             own.dedup();
             let mut row = RowBuilder::new(self, ruleset);
-            row.touch(&mut touched);
-            let port_sets = row.port_sets(&touched);
+            let classes = row.touch(&mut touched);
+            rows.rows.push(row.row(&classes, &touched));
             for class in own {
                 let matching = touched.get(class.0 as usize).map_or(&[][..], Vec::as_slice);
                 let port_set = row.port_set(class, matching, Some(Exempt::SelfTraffic));
                 rows.own.insert((ruleset_id, class), port_set);
             }
-            let policies = row.policies();
-            touched.iter_mut().for_each(Vec::clear);
-            rows.rows.push(Row {
-                port_sets,
-                policies,
-            });
+            for class in classes {
+                if let Some(matching) = touched.get_mut(class.0 as usize) {
+                    matching.clear();
+                }
+            }
         }
         rows
     }
@@ -165,7 +176,6 @@ struct RowBuilder<'b, 'a> {
     rules: Vec<&'b Rule>,
     /// Indices of rules that match every class.
     everywhere: Vec<u32>,
-    has_names: bool,
     memo: FastMap<Matching, PortSetId>,
 }
 
@@ -184,7 +194,6 @@ impl<'b, 'a: 'b> RowBuilder<'b, 'a> {
                 .filter(|(_, rule)| all(rule))
                 .map(|(index, _)| index)
                 .collect(),
-            has_names: rules.iter().any(|rule| rule.port_names().next().is_some()),
             builder,
             ruleset,
             rules,
@@ -192,74 +201,89 @@ impl<'b, 'a: 'b> RowBuilder<'b, 'a> {
         }
     }
 
-    /// Notes for each class which rules match it, in order.
-    fn touch(&self, touched: &mut [Vec<u32>]) {
+    /// Notes for each class which rules match it, in order. Returns the classes that any rule matches.
+    fn touch(&self, touched: &mut [Vec<u32>]) -> Vec<ClassId> {
+        let mut classes = Vec::new();
         for (index, rule) in (0u32..).zip(&self.rules) {
             let RulePeers::Any(atoms) = &rule.peers else {
                 continue;
             };
-            let classes = atoms
-                .iter()
-                .filter_map(|atom| self.builder.classes_of_atom.get(atom.0 as usize));
-            for class in classes.flatten() {
+            let of_atom = |atom: &AtomId| self.builder.classes_of_atom.get(atom.0 as usize);
+            for class in atoms.iter().filter_map(of_atom).flatten() {
                 if let Some(matching) = touched.get_mut(class.0 as usize)
                     && matching.last() != Some(&index)
                 {
+                    if matching.is_empty() {
+                        classes.push(*class);
+                    }
                     matching.push(index);
                 }
             }
         }
+        classes
     }
 
-    fn port_sets(&mut self, touched: &[Vec<u32>]) -> Vec<PortSetId> {
-        // Most classes match only what matches everywhere.
-        let mut common: Option<PortSetId> = None;
+    /// The classes whose port set may differ from that of the class that nothing is known of, sorted.
+    fn particular(&self, touched: &[ClassId]) -> Vec<ClassId> {
+        let mut classes = touched.to_vec();
+        if self.ruleset.direction == Direction::Egress {
+            let names_everywhere = self.everywhere.iter().any(|index| self.has_names(*index));
+            let special = &self.builder.special;
+            classes.extend(special.iter().copied().filter(|class| {
+                self.builder
+                    .peers
+                    .signature(*class)
+                    .is_some_and(|signature| {
+                        signature.in_service_range
+                            || signature.node.is_some() && signature.node == self.ruleset.node
+                            || names_everywhere && !signature.ports.is_empty()
+                    })
+            }));
+        }
+        classes.sort_unstable();
+        classes.dedup();
+        classes
+    }
+
+    fn row(&mut self, classes: &[ClassId], touched: &[Vec<u32>]) -> Row {
         let is_egress = self.ruleset.direction == Direction::Egress;
-        let depends_on_peer = self.has_names && is_egress;
-        (0..)
-            .map(ClassId)
-            .zip(touched)
-            .map(|(class, matching)| {
-                if class < ClassId::HOST {
-                    return PortSetId::NONE;
-                }
-                if class == ClassId::HOST {
-                    // No rule but one that matches everything can name the pod's own node as a source,
-                    // or as a destination whose address is unknown.
-                    let exempt = !is_egress || self.ruleset.node.is_some();
-                    return self.port_set(class, &[], exempt.then_some(Exempt::LocalNode));
-                }
-                let signature = self.builder.peers.signature(class);
-                if is_egress && signature.is_some_and(|s| s.in_service_range) {
-                    return PortSetId::DEFER;
-                }
+        let common = self.port_set(ClassId::FIRST, &[], None);
+        // No rule but one that matches everything can name the pod's own node as a source, or as a
+        // destination whose address is unknown.
+        let exempt = !is_egress || self.ruleset.node.is_some();
+        let host = self.port_set(ClassId::HOST, &[], exempt.then_some(Exempt::LocalNode));
+        let mut row = vec![(ClassId::HOST, host)];
+        for class in self.particular(classes) {
+            let signature = self.builder.peers.signature(class);
+            let port_set = if is_egress && signature.is_some_and(|s| s.in_service_range) {
+                PortSetId::DEFER
+            } else {
                 let own_node = self.ruleset.node.is_some()
                     && signature.is_some_and(|signature| signature.node == self.ruleset.node);
-                let exempt = own_node.then_some(Exempt::LocalNode);
-                if !matching.is_empty() || depends_on_peer || exempt.is_some() {
-                    return self.port_set(class, matching, exempt);
-                }
-                if let Some(port_set) = common {
-                    port_set
-                } else {
-                    let port_set = self.port_set(class, matching, None);
-                    common = Some(port_set);
-                    port_set
-                }
-            })
-            .collect()
+                let matching = touched.get(class.0 as usize).map_or(&[][..], Vec::as_slice);
+                self.port_set(class, matching, own_node.then_some(Exempt::LocalNode))
+            };
+            if port_set != common {
+                row.push((class, port_set));
+            }
+        }
+        Row {
+            common,
+            classes: row,
+            policies: self.policies(),
+        }
+    }
+
+    fn has_names(&self, index: u32) -> bool {
+        let rule = self.rules.get(index as usize);
+        rule.is_some_and(|rule| rule.port_names().next().is_some())
     }
 
     fn port_set(&mut self, class: ClassId, matching: &[u32], exempt: Option<Exempt>) -> PortSetId {
         let mut matching: Vec<u32> = matching.iter().chain(&self.everywhere).copied().collect();
         matching.sort_unstable();
-        let named = |index: &u32| {
-            self.rules
-                .get(*index as usize)
-                .is_some_and(|rule| rule.port_names().next().is_some())
-        };
         let ports = match self.ruleset.direction {
-            _ if !matching.iter().any(named) => Vec::new(),
+            _ if !matching.iter().any(|index| self.has_names(*index)) => Vec::new(),
             Direction::Ingress => self.ruleset.ports.clone(),
             Direction::Egress => self
                 .builder

@@ -70,8 +70,10 @@ pub(super) fn add(snapshot: &Snapshot, node: &Arc<str>, peers: &Peers, tables: &
     by_class.sort_unstable();
     for (index, row) in egress_rows.iter().enumerate() {
         if let Some(row) = tables.rows.get_mut(row.0 as usize) {
-            row.port_sets
-                .extend(by_class.iter().filter_map(|(_, column)| column.get(index)));
+            // New classes are greater than all before, so the row stays sorted.
+            let column =
+                |(class, column): &(ClassId, Vec<PortSetId>)| Some((*class, *column.get(index)?));
+            row.classes.extend(by_class.iter().filter_map(column));
         }
     }
 }
