@@ -317,3 +317,32 @@ spec:
     assert_eq!(peers, Some(vec![NetworkPeer::Nothing]));
     assert_eq!(loaded.ledger[0].fate, Fate::UsedWithProblems);
 }
+
+#[test]
+fn the_letters_y_and_n_are_names() {
+    let loaded = one("
+apiVersion: v1
+kind: Pod
+metadata: {namespace: y, name: n, labels: {y: N, a: 'y', yes: \"no\"}}
+spec:
+  hostNetwork: yes
+  containers: []
+");
+    let pod = &loaded.snapshot.pods[&PodKey::new("y", "n")];
+    assert_eq!(pod.labels.get("y"), Some("N"));
+    assert_eq!(pod.labels.get("a"), Some("y"));
+    assert!(pod.host_network);
+    let letters = [
+        "m.yaml:4:23",
+        "m.yaml:4:32",
+        "m.yaml:4:44",
+        "m.yaml:4:47",
+        "m.yaml:4:58",
+    ];
+    let mut expected = letters.map(|at| format!("{at} yaml-boolean-name"));
+    expected.sort();
+    let mut found = problems(&loaded);
+    found.retain(|problem| problem.ends_with("yaml-boolean-name"));
+    found.sort();
+    assert_eq!(found, expected);
+}

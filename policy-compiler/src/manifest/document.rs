@@ -65,8 +65,11 @@ pub fn read(file: &str, text: &str) -> (Vec<Document>, Vec<Diagnostic>) {
     }
     for chunk in text::split(text) {
         match text::parse(&chunk) {
-            Ok(nodes) => {
-                for node in nodes {
+            Ok(parsed) => {
+                for (line, column) in parsed.letters {
+                    reader.letter(line, column);
+                }
+                for node in parsed.nodes {
                     reader.document(node, &chunk);
                 }
             }
@@ -185,6 +188,18 @@ impl FileReader {
             Content::List(items) => items.iter().for_each(|item| self.boolean_keys(item)),
             Content::Null | Content::Bool(_) | Content::Number(_) | Content::String(_) => {}
         }
+    }
+
+    fn letter(&mut self, line: u32, column: u32) {
+        self.diagnostics.push(Diagnostic {
+            id: "yaml-boolean-name",
+            severity: Severity::Warning,
+            message: "kubectl reads this letter as a boolean".to_owned(),
+            object: None,
+            path: String::new(),
+            at: Some(self.place(line, column)),
+            help: Some("put it in quotes".to_owned()),
+        });
     }
 
     fn malformed(&mut self, chunk: &Chunk<'_>, malformed: Malformed) {

@@ -23,7 +23,8 @@ pub struct Node {
 pub enum Content {
     /// `null`, `~` or nothing at all.
     Null,
-    /// A boolean; in YAML also `yes`, `no`, `on` and `off`, as every Kubernetes client reads them.
+    /// A boolean; in YAML also `yes`, `no`, `on` and `off`, as every Kubernetes client reads them. (The
+    /// letters `y` and `n` stay strings, with a warning: readers do not agree about them.)
     Bool(bool),
     /// A number.
     Number(Number),
@@ -94,6 +95,40 @@ impl Node {
                     .map(|entry| (entry.key.clone(), entry.value.to_value()))
                     .collect(),
             ),
+        }
+    }
+
+    /// Makes strings of the letters that YAML 1.1 reads as booleans and YAML 1.2 does not, and tells
+    /// where they are: a namespace may be called `y`. `letter` is what is written at a line and column.
+    pub(super) fn keep_letters(
+        &mut self,
+        letter: &dyn Fn(u32, u32) -> Option<char>,
+        found: &mut Vec<(u32, u32)>,
+    ) {
+        match &mut self.content {
+            Content::Bool(_) => {
+                if let Some(letter) = letter(self.line, self.column) {
+                    self.content = Content::String(letter.into());
+                    found.push((self.line, self.column));
+                }
+            }
+            Content::List(items) => {
+                for item in items {
+                    item.keep_letters(letter, found);
+                }
+            }
+            Content::Map(entries) => {
+                for entry in entries {
+                    let written = entry.boolean_key.then(|| letter(entry.line, entry.column));
+                    if let Some(letter) = written.flatten() {
+                        entry.key = letter.into();
+                        entry.boolean_key = false;
+                        found.push((entry.line, entry.column));
+                    }
+                    entry.value.keep_letters(letter, found);
+                }
+            }
+            Content::Null | Content::Number(_) | Content::String(_) => {}
         }
     }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How a file's text falls into documents, and each document into a tree of nodes.
 
+use std::cell::LazyCell;
+
 use serde_saphyr::{Error, alias_limits, budget, budget::BudgetBreach, options};
 
 use super::Node;
@@ -70,8 +72,15 @@ fn is_marker(line: &str, marker: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
 }
 
+/// What a piece of text holds.
+pub(super) struct Parsed {
+    pub(super) nodes: Vec<Node>,
+    /// Lines and columns of plain `y`, `Y`, `n` and `N`.
+    pub(super) letters: Vec<(u32, u32)>,
+}
+
 /// Reads one piece; usually that is one document. Positions count from the start of the file.
-pub(super) fn parse(chunk: &Chunk<'_>) -> Result<Vec<Node>, Malformed> {
+pub(super) fn parse(chunk: &Chunk<'_>) -> Result<Parsed, Malformed> {
     // What is not amplified is bounded by the text itself, which its reader has in memory already.
     let options = options! {
         alias_limits: alias_limits! {
@@ -93,10 +102,16 @@ pub(super) fn parse(chunk: &Chunk<'_>) -> Result<Vec<Node>, Malformed> {
     };
     serde_saphyr::from_multiple_with_options::<Node>(chunk.text, options)
         .map(|mut nodes| {
+            let mut letters = Vec::new();
+            let lines = LazyCell::new(|| chunk.text.lines().collect::<Vec<_>>());
             for node in &mut nodes {
+                node.keep_letters(&|line, column| letter(&lines, line, column), &mut letters);
                 node.shift(chunk.lines_before);
             }
-            nodes
+            for (line, _) in &mut letters {
+                *line += chunk.lines_before;
+            }
+            Parsed { nodes, letters }
         })
         .map_err(|error| {
             let (line, column) = error.location().map_or((1, 1), |at| {
@@ -111,6 +126,15 @@ pub(super) fn parse(chunk: &Chunk<'_>) -> Result<Vec<Node>, Malformed> {
                 column: column.max(1),
             }
         })
+}
+
+/// The plain scalar at a position, if it is one of the letters that YAML 1.1 reads as booleans.
+fn letter(lines: &[&str], line: u32, column: u32) -> Option<char> {
+    let index = |position: u32| usize::try_from(position).ok()?.checked_sub(1);
+    let mut rest = lines.get(index(line)?)?.chars().skip(index(column)?);
+    let letter = rest.next().filter(|c| matches!(c, 'y' | 'Y' | 'n' | 'N'))?;
+    let ends = |next: char| next.is_whitespace() || matches!(next, ',' | ':' | ']' | '}');
+    rest.next().is_none_or(ends).then_some(letter)
 }
 
 fn explain(error: &Error) -> String {
