@@ -15,6 +15,8 @@
 #![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::disallowed_types))]
 
 pub mod api;
+#[cfg(feature = "strategies")]
+pub mod cases;
 pub mod compile;
 pub mod diagnostic;
 pub mod explain;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Everything that can judge a flow, behind one trait: what the corpus and the properties run on.
+#![expect(clippy::expect_used, reason = "tests fail loudly")]
 
 use policy_compiler::{
     Decision, Flow, Reason, Snapshot, Trace, Verdict,
