@@ -25,7 +25,10 @@ use axum::{
     routing::get,
 };
 use serde_json::Value;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    sync::{mpsc, oneshot},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
@@ -154,29 +157,32 @@ async fn scrape(State(metrics): State<Metrics>) -> impl IntoResponse {
     }
 }
 
-/// What the debug socket shows: one JSON document per path, produced on request.
-pub trait Debug: Send + Sync + 'static {
-    /// The paths below `/debug/`, for the index page.
-    fn paths(&self) -> Vec<&'static str>;
-    /// The document at `path`, if there is one.
-    fn document(&self, path: &str) -> Option<Value>;
+/// A question of the debug socket to the one who holds the state.
+#[derive(Debug)]
+pub struct Question {
+    /// What follows `/debug/`.
+    pub path: String,
+    /// Takes the document, if there is one.
+    pub answer: oneshot::Sender<Option<Value>>,
 }
 
-/// Serves `/debug/*` on the Unix socket `path`, which only its owner can open, until `stop`.
+/// Serves `/debug/*` on the Unix socket `path`, which only its owner can open, until `stop`; `paths` are
+/// what can be asked for.
 ///
 /// # Errors
 ///
 /// The socket cannot be made.
 pub async fn serve_debug(
     path: PathBuf,
-    debug: Arc<dyn Debug>,
+    paths: &'static [&'static str],
+    questions: mpsc::Sender<Question>,
     stop: CancellationToken,
 ) -> io::Result<()> {
     let listener = bind_private(&path)?;
     let router = Router::new()
-        .route("/debug", get(debug_index))
+        .route("/debug", get(async || debug_index(paths)))
         .route("/debug/{*path}", get(debug_document))
-        .with_state(debug);
+        .with_state(questions);
     axum::serve(listener, router)
         .with_graceful_shutdown(async move { stop.cancelled().await })
         .await?;
@@ -200,31 +206,37 @@ fn bind_private(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-async fn debug_index(State(debug): State<Arc<dyn Debug>>) -> String {
-    let mut text = String::new();
-    for path in debug.paths() {
-        text.push_str("/debug/");
-        text.push_str(path);
-        text.push('\n');
-    }
-    text
+fn debug_index(paths: &[&str]) -> String {
+    paths
+        .iter()
+        .map(|path| format!("/debug/{path}\n"))
+        .collect()
 }
 
 async fn debug_document(
-    State(debug): State<Arc<dyn Debug>>,
+    State(questions): State<mpsc::Sender<Question>>,
     axum::extract::Path(path): axum::extract::Path<String>,
 ) -> impl IntoResponse {
-    match debug.document(&path) {
-        Some(value) => (
+    let plain = [(header::CONTENT_TYPE, "text/plain")];
+    let (answer, document) = oneshot::channel();
+    let question = Question {
+        path: path.clone(),
+        answer,
+    };
+    if questions.send(question).await.is_err() {
+        let text = "the agent is ending\n".to_owned();
+        return (StatusCode::SERVICE_UNAVAILABLE, plain, text);
+    }
+    match document.await {
+        Ok(Some(value)) => (
             StatusCode::OK,
             [(header::CONTENT_TYPE, "application/json")],
             format!("{value:#}\n"),
         ),
-        None => (
-            StatusCode::NOT_FOUND,
-            [(header::CONTENT_TYPE, "text/plain")],
-            format!("there is no `/debug/{path}`\n"),
-        ),
+        Ok(None) | Err(_) => {
+            let text = format!("there is no `/debug/{path}`\n");
+            (StatusCode::NOT_FOUND, plain, text)
+        }
     }
 }
 
@@ -275,18 +287,6 @@ mod tests {
         serving.await.unwrap().unwrap();
     }
 
-    struct Fixed;
-
-    impl Debug for Fixed {
-        fn paths(&self) -> Vec<&'static str> {
-            vec!["answer"]
-        }
-
-        fn document(&self, path: &str) -> Option<Value> {
-            (path == "answer").then(|| json!({"is": 42}))
-        }
-    }
-
     #[tokio::test]
     async fn the_debug_socket_is_private() {
         let folder = tempfile::tempdir().unwrap();
@@ -294,8 +294,15 @@ mod tests {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, "left by a killed agent").unwrap();
         let stop = CancellationToken::new();
-        let debug: Arc<dyn Debug> = Arc::new(Fixed);
-        let serving = tokio::spawn(serve_debug(path.clone(), debug, stop.clone()));
+        let (questions, mut asked) = mpsc::channel::<Question>(1);
+        tokio::spawn(async move {
+            while let Some(question) = asked.recv().await {
+                let document = (question.path == "answer").then(|| json!({"is": 42}));
+                let _ = question.answer.send(document);
+            }
+        });
+        let serving = serve_debug(path.clone(), &["answer"], questions, stop.clone());
+        let serving = tokio::spawn(serving);
         let connect = async || loop {
             match UnixStream::connect(&path).await {
                 Ok(stream) => break stream,

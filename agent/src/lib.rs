@@ -9,6 +9,7 @@
 
 pub mod admin;
 pub mod args;
+pub mod bundle;
 pub mod coalesce;
 pub mod datapath;
 pub mod demo;
@@ -17,6 +18,7 @@ pub mod event;
 pub mod folder;
 pub mod index;
 pub mod inspect;
+pub mod kubernetes;
 pub mod metrics;
 pub mod names;
 pub mod net;

@@ -63,7 +63,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Keeps the [`NodeEnforcement`] of `node` as `view` has it, until the sender of `view` is gone.
 pub async fn report_node(
     client: Client,
-    node: &str,
+    node: String,
     pace: Pace,
     metrics: Metrics,
     mut view: watch::Receiver<Arc<View>>,
@@ -77,7 +77,7 @@ pub async fn report_node(
         if let Some(report) = report
             && written.as_ref() != Some(&report)
         {
-            let write = write_report(&api, &nodes, node, &report, written.is_none());
+            let write = write_report(&api, &nodes, &node, &report, written.is_none());
             match within_patience(write).await {
                 Ok(outcome) => {
                     count(&metrics, "report", outcome);

@@ -1,0 +1,443 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What happens between an event and its being in force?
+
+use std::{
+    future::pending,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use policy_compiler::model::Pod;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{sleep, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use super::{Config, Update, debug as debugging, report};
+use crate::{
+    admin::{Health, Question},
+    bundle::Bundle,
+    coalesce::Coalescer,
+    engine::{Datapath, Engine, Interfaces, PodState},
+    index::{Effect, Index},
+    metrics::{KindLabel, Metrics, ReasonLabel, StateLabel},
+    net::{LinkEvent, LinkWatch, Netns},
+    pods,
+    status::{report::digest, writer::View},
+    watch::{Event, Trouble, chain},
+};
+
+/// What the enforcer listens to.
+pub(super) struct Inbox {
+    pub(super) watched: mpsc::Receiver<Event>,
+    pub(super) asked: mpsc::Receiver<Question>,
+    pub(super) updated: mpsc::Receiver<Update>,
+    pub(super) stop: CancellationToken,
+}
+
+/// Changes of the node's interfaces.
+pub(super) struct Links {
+    events: mpsc::UnboundedReceiver<LinkEvent>,
+    _watch: LinkWatch,
+}
+
+/// Turns events into tables.
+pub(super) struct Enforcer<D> {
+    config: Config,
+    host: Netns,
+    index: Index,
+    engine: Engine<D>,
+    coalescer: Coalescer,
+    interfaces: Interfaces,
+    /// When to look for interfaces next, and the pause after that.
+    look: Option<(Instant, Duration)>,
+    bundle: Option<Bundle>,
+    /// The newest snapshot in force is not in the bundle; since when.
+    unsaved: Option<Instant>,
+    /// [`digest`] of the policies in force.
+    digest: String,
+    publish: watch::Sender<Arc<View>>,
+    health: Health,
+    metrics: Metrics,
+}
+
+/// How many events are taken at once before looking at the clock again.
+const BATCH: usize = 512;
+/// A pause between attempts to find whose an interface is; it doubles up to `LOOK_MAX`.
+const LOOK_MIN: Duration = Duration::from_millis(20);
+/// See [`LOOK_MIN`]; also how often interfaces are looked for without a reason.
+const LOOK_MAX: Duration = Duration::from_secs(30);
+/// How long changes may stay unsaved: a bundle may be large.
+const SAVE_DELAY: Duration = Duration::from_secs(10);
+/// How often the loop turns at least.
+const TURN: Duration = Duration::from_secs(5);
+
+impl<D: Datapath> Enforcer<D> {
+    /// An enforcer that has put the last known policies in force, if any are known.
+    pub(super) fn new(
+        config: Config,
+        host: Netns,
+        engine: Engine<D>,
+        publish: watch::Sender<Arc<View>>,
+        health: Health,
+        metrics: Metrics,
+    ) -> Result<(Self, Links)> {
+        let (send, events) = mpsc::unbounded_channel();
+        let watch = LinkWatch::start(&host, move |event| {
+            // Nobody listens only when the agent ends.
+            let _ = send.send(event);
+        })
+        .context("cannot watch the node's interfaces")?;
+        let links = Links {
+            events,
+            _watch: watch,
+        };
+        let mut enforcer = Self {
+            index: Index::new(&config.node, config.options.clone()),
+            bundle: config.state.as_deref().map(Bundle::new),
+            config,
+            host,
+            engine,
+            coalescer: Coalescer::default(),
+            interfaces: Interfaces::default(),
+            look: None,
+            unsaved: None,
+            digest: String::new(),
+            publish,
+            health,
+            metrics,
+        };
+        enforcer.restore();
+        enforcer.look_for_interfaces();
+        Ok((enforcer, links))
+    }
+
+    /// Follows events until told to stop.
+    pub(super) fn run(mut self, inbox: Inbox, links: Links) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        match runtime {
+            Ok(runtime) => runtime.block_on(self.follow(inbox, links)),
+            Err(error) => error!(%error, "cannot start the enforcing loop"),
+        }
+        if self.unsaved.is_some() {
+            self.save();
+        }
+    }
+
+    async fn follow(&mut self, mut inbox: Inbox, mut links: Links) {
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            self.health.turned();
+            let due = self.next_due();
+            let wake = async {
+                match due {
+                    Some(due) => sleep_until(due.into()).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = inbox.stop.cancelled() => return,
+                // A new interface has to be closed before anything else is done.
+                Some(event) = links.events.recv() => self.link(&event),
+                Some(update) = inbox.updated.recv() => self.update(update),
+                Some(question) = inbox.asked.recv() => {
+                    let document = debugging::document(&question.path, &self.index, &self.engine);
+                    // The one who asked may have gone.
+                    let _ = question.answer.send(document);
+                }
+                () = wake => self.act(),
+                taken = inbox.watched.recv_many(&mut batch, BATCH) => {
+                    if taken == 0 {
+                        return;
+                    }
+                    for event in batch.drain(..) {
+                        self.watched(event);
+                    }
+                }
+                () = sleep(TURN) => {}
+            }
+        }
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        let look = self.look.map(|(at, _)| at);
+        let save = self.unsaved.map(|since| since + SAVE_DELAY);
+        [self.coalescer.deadline(), look, save]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn watched(&mut self, event: Event) {
+        if let Event::Trouble(kind, trouble) = &event {
+            let label = KindLabel { kind: kind.name() };
+            self.metrics.watch_errors.get_or_create(&label).inc();
+            let (Trouble::Denied(why) | Trouble::Failing(why)) = trouble;
+            debug!(%kind, why, "trouble");
+        }
+        let may_matter = !matches!(event, Event::Resync(_));
+        let effect = self.index.handle(event);
+        self.note(effect);
+        // Before everything has been read, what is missing is worth telling.
+        if may_matter && (effect.records || !self.index.is_synced()) {
+            self.tell();
+        }
+    }
+
+    fn note(&mut self, effect: Effect) {
+        if effect.changed {
+            self.coalescer.changed(Instant::now(), effect.urgent);
+        }
+        if effect.urgent {
+            self.look_soon();
+        }
+    }
+
+    fn update(&mut self, update: Update) {
+        let Update::Options(options) = update;
+        let effect = self.index.set_options(options);
+        self.note(effect);
+    }
+
+    fn link(&mut self, event: &LinkEvent) {
+        match event {
+            LinkEvent::Changed(link) if link.is_pair && link.peer_nsid.is_some() => {
+                if !self.interfaces.pods.contains_key(&link.index) {
+                    let started = Instant::now();
+                    self.engine.quarantine(link.index);
+                    self.metrics.attach.observe(started.elapsed().as_secs_f64());
+                    self.interfaces.pods.insert(link.index, None);
+                    self.look_soon();
+                }
+            }
+            LinkEvent::Changed(_) => {}
+            LinkEvent::Gone(link) => {
+                // The kernel has taken the programs off with the interface; the number may come back for
+                // another pod's.
+                self.interfaces.pods.remove(&link.index);
+                self.look_soon();
+            }
+            LinkEvent::Lost => self.look_soon(),
+        }
+    }
+
+    fn look_soon(&mut self) {
+        self.look = Some((Instant::now(), LOOK_MIN));
+    }
+
+    fn act(&mut self) {
+        let now = Instant::now();
+        if let Some(since) = self.coalescer.take_due(now)
+            && self.index.is_synced()
+        {
+            self.apply(since);
+        }
+        if self.look.is_some_and(|(at, _)| at <= now) {
+            self.look_for_interfaces();
+        }
+        if self.unsaved.is_some_and(|since| since + SAVE_DELAY <= now) {
+            self.save();
+        }
+    }
+
+    /// Compiles and publishes what the index holds. If that fails, the tables in force stay.
+    fn apply(&mut self, since: Instant) {
+        let result = self.engine.apply(self.index.snapshot().clone());
+        match result {
+            Ok(()) => {
+                self.digest = digest(self.index.records().values());
+                self.metrics
+                    .policy_lag
+                    .observe(since.elapsed().as_secs_f64());
+                if self.bundle.is_some() {
+                    self.unsaved.get_or_insert_with(Instant::now);
+                }
+                debug!(
+                    generation = self.engine.report().generation,
+                    "tables published"
+                );
+            }
+            Err(error) => {
+                let reason = report::failure(&self.index, Some(&chain(&error)))
+                    .map_or_else(String::new, |failure| failure.reason);
+                let label = ReasonLabel { reason };
+                self.metrics.publish_failures.get_or_create(&label).inc();
+                error!(error = chain(&error), "the tables in force stay");
+            }
+        }
+        self.tell();
+    }
+
+    /// Finds out whose the node's interfaces are, and tells the engine if anything is new.
+    fn look_for_interfaces(&mut self) {
+        let local: Vec<Arc<Pod>> = self.local_pods();
+        match pods::find(&self.config.places, &self.host, &local) {
+            Ok(found) => {
+                let unattached = self.engine.report().pods.values();
+                let retry = unattached
+                    .filter(|state| matches!(state, PodState::Unreachable(_)))
+                    .count()
+                    > found.unreachable.len();
+                if found != self.interfaces || retry {
+                    for (index, pod) in &found.pods {
+                        if let Some(pod) = pod
+                            && self.interfaces.pods.get(index) != Some(&Some(pod.clone()))
+                        {
+                            info!(%pod, ifindex = index, "interface found");
+                        }
+                    }
+                    self.interfaces = found.clone();
+                    if let Err(error) = self.engine.set_interfaces(found) {
+                        error!(
+                            error = chain(&error),
+                            "cannot publish whose interfaces are whose"
+                        );
+                    }
+                    self.tell();
+                }
+            }
+            Err(error) => warn!(error = chain(&error), "cannot read the node's interfaces"),
+        }
+        // Nothing tells when a process enters a namespace, so ask again while somebody is missing.
+        let is_missing = self.interfaces.pods.values().any(Option::is_none)
+            || self
+                .engine
+                .report()
+                .pods
+                .values()
+                .any(|state| *state == PodState::Waiting);
+        let pause = match self.look {
+            Some((_, pause)) if is_missing => (pause * 2).min(LOOK_MAX),
+            _ if is_missing => LOOK_MIN,
+            _ => LOOK_MAX,
+        };
+        self.look = Some((Instant::now() + pause, pause));
+    }
+
+    /// The pods of this node, from the API server or, while it has not answered, from the last time.
+    fn local_pods(&self) -> Vec<Arc<Pod>> {
+        if self.index.is_synced() {
+            return self.index.local_pods().cloned().collect();
+        }
+        let published = self.engine.published();
+        let known = published
+            .iter()
+            .flat_map(|published| published.snapshot.pods.values());
+        known
+            .filter(|pod| pod.node.as_deref() == Some(&*self.config.node))
+            .chain(self.index.local_pods())
+            .cloned()
+            .collect()
+    }
+
+    /// Puts the policies in force that were in force before the agent started.
+    fn restore(&mut self) {
+        let Some(bundle) = &self.bundle else { return };
+        match bundle.load(&self.config.node) {
+            Ok(Some(snapshot)) => match self.engine.apply(snapshot) {
+                Ok(()) => {
+                    info!("the last known policies are in force until the API server answers")
+                }
+                Err(error) => error!(
+                    error = chain(&error),
+                    "cannot enforce the last known policies"
+                ),
+            },
+            Ok(None) => {}
+            Err(error) => warn!(error = chain(&error), "the last known policies are lost"),
+        }
+    }
+
+    fn save(&mut self) {
+        self.unsaved = None;
+        let (Some(bundle), Some(published)) = (&self.bundle, self.engine.published()) else {
+            return;
+        };
+        if let Err(error) = bundle.save(&self.config.node, &published.snapshot) {
+            warn!(
+                error = chain(&error),
+                "cannot keep the policies for the next start"
+            );
+        }
+    }
+
+    /// Brings everybody up to date who wants to know.
+    fn tell(&self) {
+        let engine = self.engine.report();
+        let unready = report::unready(&self.index, engine);
+        self.metrics.ready.set(i64::from(unready.is_empty()));
+        self.health.set_unready(unready);
+        self.count();
+
+        let failure = report::failure(&self.index, engine.error.as_deref());
+        let is_known = self.index.is_synced() && engine.generation > 0 || failure.is_some();
+        let records = self.index.records().values();
+        let nodes = self.index.snapshot().nodes.values();
+        let view = View {
+            policies: records
+                .filter(|record| record.policy.namespace.is_none() || !record.problems.is_empty())
+                .cloned()
+                .collect(),
+            nodes: nodes
+                .filter(|node| node.labels.get(OS).is_none_or(|os| os == "linux"))
+                .map(|node| node.name.clone())
+                .collect(),
+            report: is_known.then(|| report::report(&self.index, engine, failure, &self.digest)),
+        };
+        self.publish.send_if_modified(|published| {
+            let same = **published == view;
+            if !same {
+                *published = Arc::new(view);
+            }
+            !same
+        });
+    }
+
+    fn count(&self) {
+        let metrics = &self.metrics;
+        for kind in self.index.kinds() {
+            let label = KindLabel {
+                kind: kind.kind.name(),
+            };
+            let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+            metrics
+                .objects
+                .get_or_create(&label)
+                .set(number(kind.objects));
+            let rejected = metrics.objects_rejected.get_or_create(&label);
+            rejected.set(number(kind.rejected));
+            let synced = kind.trouble.is_none() && *kind.sync != crate::index::SyncState::Never;
+            metrics
+                .watch_synced
+                .get_or_create(&label)
+                .set(i64::from(synced));
+        }
+        let (mut enforced, mut quarantined, mut unsupported) = (0, 0, 0);
+        for state in self.engine.report().pods.values() {
+            match state {
+                PodState::Enforced => enforced += 1,
+                PodState::Quarantined | PodState::Waiting => quarantined += 1,
+                PodState::Unreachable(_) => unsupported += 1,
+            }
+        }
+        for (state, number) in [
+            ("enforced", enforced),
+            ("quarantined", quarantined),
+            ("unsupported", unsupported),
+        ] {
+            metrics
+                .endpoints
+                .get_or_create(&StateLabel { state })
+                .set(number);
+        }
+    }
+}
+
+/// Nodes of other operating systems run no agent.
+const OS: &str = "kubernetes.io/os";

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What does the one agent do that writes status for the whole cluster?
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use futures::StreamExt as _;
+use kube::{
+    Api, Client, ResourceExt as _,
+    runtime::{WatchStreamExt as _, watcher},
+};
+use tokio::{sync::watch, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::{Config, LEASE};
+use crate::{
+    metrics::Metrics,
+    status::{
+        lease::{Election, campaign},
+        report::{NodeEnforcement, NodeEnforcementSpec},
+        writer::{View, Writer},
+    },
+    watch::{chain, shortened},
+};
+
+type Reports = BTreeMap<Arc<str>, NodeEnforcementSpec>;
+
+/// Takes part in the election, and writes status while elected.
+pub(super) async fn lead(
+    client: Client,
+    config: Config,
+    metrics: Metrics,
+    view: watch::Receiver<Arc<View>>,
+    stop: CancellationToken,
+) {
+    let (leading, mut elected) = watch::channel(false);
+    let election = Election::new(config.node.clone(), config.lease);
+    let campaign = campaign(
+        client.clone(),
+        &config.namespace,
+        LEASE,
+        election,
+        leading,
+        stop,
+    );
+    let writing = async {
+        loop {
+            if elected.wait_for(|leads| *leads).await.is_err() {
+                return;
+            }
+            metrics.leader.set(1);
+            tracing::info!("this agent writes the status of policies");
+            let mut lost = elected.clone();
+            tokio::select! {
+                () = write(&client, &config, &metrics, view.clone()) => {}
+                ended = lost.wait_for(|leads| !leads) => {
+                    if ended.is_err() {
+                        return;
+                    }
+                }
+            }
+            metrics.leader.set(0);
+            tracing::info!("another agent writes the status of policies");
+        }
+    };
+    tokio::join!(campaign, writing);
+    metrics.leader.set(0);
+}
+
+/// Writes until the view ends.
+async fn write(
+    client: &Client,
+    config: &Config,
+    metrics: &Metrics,
+    mut view: watch::Receiver<Arc<View>>,
+) {
+    let (publish, mut reports) = watch::channel(None);
+    let follow = follow_reports(client.clone(), &publish);
+    let writing = async {
+        // Without the reports every node would seem to lag.
+        if reports.wait_for(Option::is_some).await.is_err() {
+            return;
+        }
+        let mut writer = Writer::new(client.clone(), metrics.clone(), &config.node);
+        loop {
+            let known = view.borrow_and_update().clone();
+            let told = reports.borrow_and_update().clone().unwrap_or_default();
+            let complete = known.report.is_none() || writer.round(&known, &told).await;
+            sleep(shortened(config.pace.conditions, 0.2)).await;
+            if complete {
+                tokio::select! {
+                    changed = view.changed() => if changed.is_err() { return },
+                    changed = reports.changed() => if changed.is_err() { return },
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = follow => {}
+        () = writing => {}
+    }
+}
+
+/// Keeps the reports of all nodes.
+async fn follow_reports(client: Client, publish: &watch::Sender<Option<Arc<Reports>>>) {
+    let api: Api<NodeEnforcement> = Api::all(client);
+    let mut stream = watcher(api, watcher::Config::default())
+        .default_backoff()
+        .boxed();
+    let mut reports = Reports::new();
+    let mut listed = None;
+    while let Some(event) = stream.next().await {
+        match event {
+            Ok(watcher::Event::Init) => listed = Some(Reports::new()),
+            Ok(watcher::Event::InitApply(report)) => {
+                let listed = listed.get_or_insert_default();
+                listed.insert(report.name_any().into(), report.spec);
+            }
+            Ok(watcher::Event::InitDone) => reports = listed.take().unwrap_or_default(),
+            Ok(watcher::Event::Apply(report)) => {
+                reports.insert(report.name_any().into(), report.spec);
+            }
+            Ok(watcher::Event::Delete(report)) => {
+                reports.remove(&*report.name_any());
+            }
+            Err(error) => tracing::warn!(error = chain(&error), "cannot read the nodes' reports"),
+        }
+        if listed.is_none() {
+            publish.send_if_modified(|published| {
+                let same = published.as_deref() == Some(&reports);
+                if !same {
+                    *published = Some(Arc::new(reports.clone()));
+                }
+                !same
+            });
+        }
+    }
+}
