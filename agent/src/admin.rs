@@ -209,8 +209,7 @@ fn bind_private(path: &Path) -> io::Result<UnixListener> {
 fn debug_index(paths: &[&str]) -> String {
     paths
         .iter()
-        .map(|path| format!("/debug/{path}\n"))
-        .collect()
+        .fold(String::new(), |text, path| text + "/debug/" + path + "\n")
 }
 
 async fn debug_document(
@@ -227,16 +226,12 @@ async fn debug_document(
         let text = "the agent is ending\n".to_owned();
         return (StatusCode::SERVICE_UNAVAILABLE, plain, text);
     }
-    match document.await {
-        Ok(Some(value)) => (
-            StatusCode::OK,
-            [(header::CONTENT_TYPE, "application/json")],
-            format!("{value:#}\n"),
-        ),
-        Ok(None) | Err(_) => {
-            let text = format!("there is no `/debug/{path}`\n");
-            (StatusCode::NOT_FOUND, plain, text)
-        }
+    if let Ok(Some(value)) = document.await {
+        let json = [(header::CONTENT_TYPE, "application/json")];
+        (StatusCode::OK, json, format!("{value:#}\n"))
+    } else {
+        let text = format!("there is no `/debug/{path}`\n");
+        (StatusCode::NOT_FOUND, plain, text)
     }
 }
 

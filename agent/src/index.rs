@@ -118,8 +118,9 @@ pub struct KindView<'a> {
 struct KindState {
     sync: SyncState,
     trouble: Option<Trouble>,
-    /// Objects known, with why they are kept out of the snapshot if they are.
-    objects: BTreeMap<ObjectKey, Option<Arc<str>>>,
+    objects: BTreeSet<ObjectKey>,
+    /// The objects that are kept out of the snapshot, and why.
+    rejected: BTreeMap<ObjectKey, Arc<str>>,
     /// During a resync: objects not told again so far.
     unseen: Option<BTreeSet<ObjectKey>>,
 }
@@ -166,20 +167,20 @@ impl Index {
             sync: &state.sync,
             trouble: state.trouble.as_ref(),
             objects: state.objects.len(),
-            rejected: state.objects.values().flatten().count(),
+            rejected: state.rejected.len(),
         })
     }
 
     /// The objects that could not be decoded, with the reason.
     pub fn rejected(&self) -> impl Iterator<Item = (ObjectRef, &str)> {
         self.kinds.iter().flat_map(|(kind, state)| {
-            state.objects.iter().filter_map(|(key, rejected)| {
+            state.rejected.iter().map(|(key, why)| {
                 let object = ObjectRef {
                     kind: kind.name().into(),
                     namespace: key.namespace.clone(),
                     name: key.name.clone(),
                 };
-                Some((object, rejected.as_deref()?))
+                (object, &**why)
             })
         })
     }
@@ -229,7 +230,7 @@ impl Index {
     /// Objects of `kind` will be told again; those that are not by [`Index::synced`] are gone.
     pub fn resync(&mut self, kind: Kind) -> Effect {
         let state = self.state(kind);
-        state.unseen = Some(state.objects.keys().cloned().collect());
+        state.unseen = Some(state.objects.clone());
         Effect::default()
     }
 
@@ -256,9 +257,10 @@ impl Index {
 
     /// Adds or replaces an object. One that cannot be decoded replaces its former version by nothing.
     pub fn apply(&mut self, kind: Kind, value: &Value) -> Effect {
-        let key = decode::key(value);
+        let mut key = decode::key(value);
+        key.namespace = key.namespace.map(|namespace| self.strings.share(namespace));
         let (objects, problems) = decode::decode(kind, value);
-        let rejected = match &objects {
+        let rejected: Option<Arc<str>> = match &objects {
             Ok(_) => None,
             Err(why) => {
                 tracing::warn!(%kind, object = %key, why, "object kept out");
@@ -270,9 +272,22 @@ impl Index {
         if let Some(unseen) = &mut state.unseen {
             unseen.remove(&key);
         }
-        state.objects.insert(key.clone(), rejected.clone());
+        if let Some(known) = state.objects.get(&key) {
+            key = known.clone();
+        } else {
+            state.objects.insert(key.clone());
+        }
+        match &rejected {
+            Some(why) => state.rejected.insert(key.clone(), why.clone()),
+            None => state.rejected.remove(&key),
+        };
 
         let mut effect = match objects {
+            Ok(Object::Pod(mut pod)) => {
+                // One copy of the name, too, which no other object has.
+                pod.key.name = key.name.clone();
+                self.insert_pod(*pod)
+            }
             Ok(object) => self.insert(kind, object),
             Err(_) => self.remove(kind, &key),
         };
@@ -291,6 +306,7 @@ impl Index {
         let state = self.state(kind);
         state.trouble = None;
         state.objects.remove(key);
+        state.rejected.remove(key);
         if let Some(unseen) = &mut state.unseen {
             unseen.remove(key);
         }

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use policy_compiler::model::Pod;
 use tokio::{
     sync::{mpsc, watch},
-    time::{sleep, sleep_until},
+    time::{MissedTickBehavior, interval, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -21,13 +21,13 @@ use crate::{
     admin::{Health, Question},
     bundle::Bundle,
     coalesce::Coalescer,
-    engine::{Datapath, Engine, Interfaces, PodState},
+    engine::{Age, Datapath, Engine, Interfaces, PodState},
     index::{Effect, Index},
     metrics::{KindLabel, Metrics, ReasonLabel, StateLabel},
     net::{LinkEvent, LinkWatch, Netns},
     pods,
     status::{report::digest, writer::View},
-    watch::{Event, Trouble, chain},
+    watch::{Event, chain},
 };
 
 /// What the enforcer listens to.
@@ -72,7 +72,7 @@ const LOOK_MIN: Duration = Duration::from_millis(20);
 const LOOK_MAX: Duration = Duration::from_secs(30);
 /// How long changes may stay unsaved: a bundle may be large.
 const SAVE_DELAY: Duration = Duration::from_secs(10);
-/// How often the loop turns at least.
+/// How often the datapath is checked, and the loop turns at least.
 const TURN: Duration = Duration::from_secs(5);
 
 impl<D: Datapath> Enforcer<D> {
@@ -131,6 +131,8 @@ impl<D: Datapath> Enforcer<D> {
 
     async fn follow(&mut self, mut inbox: Inbox, mut links: Links) {
         let mut batch = Vec::with_capacity(BATCH);
+        let mut turns = interval(TURN);
+        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.health.turned();
             let due = self.next_due();
@@ -156,11 +158,12 @@ impl<D: Datapath> Enforcer<D> {
                     if taken == 0 {
                         return;
                     }
-                    for event in batch.drain(..) {
-                        self.watched(event);
-                    }
+                    self.watched(batch.drain(..));
                 }
-                () = sleep(TURN) => {}
+                _ = turns.tick() => {
+                    self.maintain();
+                    self.tell();
+                }
             }
         }
     }
@@ -174,18 +177,20 @@ impl<D: Datapath> Enforcer<D> {
             .min()
     }
 
-    fn watched(&mut self, event: Event) {
-        if let Event::Trouble(kind, trouble) = &event {
-            let label = KindLabel { kind: kind.name() };
-            self.metrics.watch_errors.get_or_create(&label).inc();
-            let (Trouble::Denied(why) | Trouble::Failing(why)) = trouble;
-            debug!(%kind, why, "trouble");
+    fn watched(&mut self, events: impl Iterator<Item = Event>) {
+        // Before everything has been read, how far it has come is worth telling.
+        let mut is_news = !self.index.is_synced();
+        for event in events {
+            if let Event::Trouble(kind, _) = &event {
+                let label = KindLabel { kind: kind.name() };
+                self.metrics.watch_errors.get_or_create(&label).inc();
+                is_news = true;
+            }
+            let effect = self.index.handle(event);
+            self.note(effect);
+            is_news |= effect.records;
         }
-        let may_matter = !matches!(event, Event::Resync(_));
-        let effect = self.index.handle(event);
-        self.note(effect);
-        // Before everything has been read, what is missing is worth telling.
-        if may_matter && (effect.records || !self.index.is_synced()) {
+        if is_news {
             self.tell();
         }
     }
@@ -210,7 +215,7 @@ impl<D: Datapath> Enforcer<D> {
             LinkEvent::Changed(link) if link.is_pair && link.peer_nsid.is_some() => {
                 if !self.interfaces.pods.contains_key(&link.index) {
                     let started = Instant::now();
-                    self.engine.quarantine(link.index);
+                    self.engine.quarantine(link.index, Age::New);
                     self.metrics.attach.observe(started.elapsed().as_secs_f64());
                     self.interfaces.pods.insert(link.index, None);
                     self.look_soon();
@@ -218,10 +223,11 @@ impl<D: Datapath> Enforcer<D> {
             }
             LinkEvent::Changed(_) => {}
             LinkEvent::Gone(link) => {
-                // The kernel has taken the programs off with the interface; the number may come back for
-                // another pod's.
-                self.interfaces.pods.remove(&link.index);
-                self.look_soon();
+                // The kernel has taken the programs off with the interface. Its number may come back for
+                // another pod's, which must not be taken for this one.
+                if self.interfaces.pods.remove(&link.index).is_some() {
+                    self.set_interfaces();
+                }
             }
             LinkEvent::Lost => self.look_soon(),
         }
@@ -320,6 +326,29 @@ impl<D: Datapath> Enforcer<D> {
         self.look = Some((Instant::now() + pause, pause));
     }
 
+    fn set_interfaces(&mut self) {
+        if let Err(error) = self.engine.set_interfaces(self.interfaces.clone()) {
+            error!(
+                error = chain(&error),
+                "cannot publish whose interfaces are whose"
+            );
+        }
+        self.tell();
+    }
+
+    /// Repairs what others broke.
+    fn maintain(&mut self) {
+        match self.engine.datapath_mut().maintain() {
+            Ok(repairs) => {
+                for repair in repairs {
+                    self.metrics.drift_repairs.inc();
+                    warn!(repair, "the datapath was not as it should be");
+                }
+            }
+            Err(error) => warn!(error = %format!("{error:#}"), "cannot check the datapath"),
+        }
+    }
+
     /// The pods of this node, from the API server or, while it has not answered, from the last time.
     fn local_pods(&self) -> Vec<Arc<Pod>> {
         if self.index.is_synced() {
@@ -342,7 +371,7 @@ impl<D: Datapath> Enforcer<D> {
         match bundle.load(&self.config.node) {
             Ok(Some(snapshot)) => match self.engine.apply(snapshot) {
                 Ok(()) => {
-                    info!("the last known policies are in force until the API server answers")
+                    info!("the last known policies are in force until the API server answers");
                 }
                 Err(error) => error!(
                     error = chain(&error),
