@@ -20,15 +20,9 @@ pub struct Args {
         default_value = "text"
     )]
     pub log_format: LogFormat,
-    /// Which log lines to write, as `RUST_LOG` would say it.
-    #[arg(
-        long,
-        global = true,
-        env = "NETPOL_LOG",
-        value_name = "FILTER",
-        default_value = "info"
-    )]
-    pub log: String,
+    /// Which log lines to write, as `RUST_LOG` would say it; `info` by default, `warn` for the demo.
+    #[arg(long, global = true, env = "NETPOL_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,

@@ -122,6 +122,8 @@ pub struct Settings {
     pub capacity: Capacity,
     /// Count and report would-be drops of every pod instead of dropping.
     pub audit: bool,
+    /// Nobody talked before the engine came: interfaces found at the start are as good as new.
+    pub fresh: bool,
 }
 
 /// The tables in force.
@@ -205,8 +207,13 @@ impl<D: Datapath> Engine<D> {
                 self.attached.remove(&gone);
             }
         }
+        let age = if self.settings.fresh {
+            Age::New
+        } else {
+            Age::Running
+        };
         for ifindex in interfaces.pods.keys() {
-            self.quarantine(*ifindex, Age::Running);
+            self.quarantine(*ifindex, age);
         }
         self.interfaces = interfaces;
         let result = match self.published.take() {

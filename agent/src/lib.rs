@@ -18,6 +18,7 @@ pub mod event;
 pub mod folder;
 pub mod index;
 pub mod inspect;
+pub mod kernel;
 pub mod kubernetes;
 pub mod metrics;
 pub mod names;

@@ -13,10 +13,15 @@ use anyhow::{Context as _, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    args::{Args, Command, DatapathArgs, DemoArgs, LocalNodeEgress, Output, RunArgs},
+    args::{
+        Args, Attach, Command, DatapathArgs, DemoArgs, Established, LocalNodeEgress, Output,
+        RunArgs,
+    },
+    datapath::{self, Attachment, Switches},
     demo::{self, Root, topology::Topology},
     engine,
     folder::{self, Running, Status},
+    kernel::Kernel,
     net::Netns,
     telemetry,
 };
@@ -33,7 +38,10 @@ const SETTLE: Duration = Duration::from_mins(1);
 /// Runs the command and reports how it went: 0 as asked for, 1 if what was to be shown does not hold,
 /// 2 if it could not be done.
 pub fn run(args: &Args) -> ExitCode {
-    telemetry::init(args.log_format, &args.log);
+    let quiet = matches!(args.command, Command::Demo(_));
+    let filter = args.log.as_deref();
+    let filter = filter.unwrap_or(if quiet { "warn" } else { "info" });
+    telemetry::init(args.log_format, filter);
     let result = match &args.command {
         Command::Run(args) => enforce(args),
         Command::Demo(args) => demonstrate(args),
@@ -48,7 +56,7 @@ pub fn run(args: &Args) -> ExitCode {
 
 fn enforce(args: &RunArgs) -> Result<ExitCode> {
     let host = Netns::current().context("cannot open the machine's network namespace")?;
-    let running = folder::start(&host, options(args), datapath(&args.datapath))?;
+    let running = folder::start(&host, options(args), kernel(&args.datapath))?;
     wait_for_signal()?;
     drop(running);
     Ok(ExitCode::SUCCESS)
@@ -99,10 +107,13 @@ fn enforce_everywhere(root: &Root, topology: &Topology, args: &DemoArgs) -> Resu
                 bpffs: root.bpf(node)?,
                 state_dir: root.state(node),
                 attach: args.attach,
+                events_per_second: 0,
                 ..DatapathArgs::default()
             },
         };
-        let agent = folder::start(namespace, options(&run), datapath(&run.datapath))
+        let mut options = options(&run);
+        options.settings.fresh = true;
+        let agent = folder::start(namespace, options, kernel(&run.datapath))
             .with_context(|| format!("cannot start the agent of node `{node}`"))?;
         agents.push(agent);
     }
@@ -128,9 +139,25 @@ fn options(args: &RunArgs) -> folder::Options {
     }
 }
 
-/// There is no datapath yet; nothing pretends to enforce.
-fn datapath(_: &DatapathArgs) -> impl FnOnce() -> Result<engine::Recording> + Send + 'static {
-    || bail!("this build has no datapath")
+/// Opens the datapath as the command line says; to be called in the node's network namespace.
+pub fn kernel(args: &DatapathArgs) -> impl FnOnce() -> Result<Kernel> + Send + 'static {
+    let options = datapath::Options {
+        root: args.bpffs.clone(),
+        attachment: match args.attach {
+            Attach::Auto => None,
+            Attach::Clsact => Some(Attachment::Clsact),
+            Attach::Tcx => Some(Attachment::Tcx),
+        },
+        switches: Switches {
+            audit: args.audit,
+            allow_events: args.allow_events,
+            keep_established: args.established == Established::Keep,
+            events_per_second: args.events_per_second,
+            ..Switches::default()
+        },
+        ..datapath::Options::default()
+    };
+    move || Kernel::open(&options)
 }
 
 /// Blocks until the process is asked to end.
