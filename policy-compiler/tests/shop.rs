@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Does the shop of `testdata/demo` work as its teams meant it, and does every kind of policy decide
 //! something in it?
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::{collections::BTreeSet, fs, path::Path};
 
