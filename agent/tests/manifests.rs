@@ -2,10 +2,14 @@
 //! Do the ways to deploy the agent deploy the same thing?
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
 
+use agent::metrics::{
+    DropLabels, KindLabel, MapLabel, Metrics, ReasonLabel, StateLabel, VerdictLabels, WriteLabels,
+};
 use serde_yaml::Value;
 
 #[test]
@@ -33,11 +37,35 @@ fn the_chart_carries_the_same_files() {
         ),
         ("files/rules.yaml", "components/prometheus/rules.yaml"),
         ("files/netpol.json", "dashboards/netpol.json"),
+        ("crds/nodeenforcements.yaml", "crds/nodeenforcements.yaml"),
     ] {
         assert!(
             read(&format!("chart/netpol/{chart}")) == read(original),
             "manifests/chart/netpol/{chart} differs from manifests/{original}: copy it"
         );
+    }
+}
+
+#[test]
+fn the_definition_is_the_types() {
+    assert!(
+        read("crds/nodeenforcements.yaml") == agent::status::report::definition().unwrap(),
+        "`cargo run -p agent --bin crdgen` gives another manifests/crds/nodeenforcements.yaml"
+    );
+}
+
+#[test]
+fn dashboards_alerts_and_documents_know_the_metrics() {
+    let published = published();
+    let documented = metrics_in(&read("../docs/metrics.md"));
+    assert_eq!(documented, published, "docs/metrics.md");
+    for file in ["dashboards/netpol.json", "components/prometheus/rules.yaml"] {
+        let used: BTreeSet<String> = metrics_in(&read(file))
+            .into_iter()
+            .map(|name| name.trim_end_matches("_bucket").to_owned())
+            .collect();
+        let unknown: Vec<&String> = used.difference(&published).collect();
+        assert!(used.len() > 5 && unknown.is_empty(), "{file}: {unknown:?}");
     }
 }
 
@@ -64,6 +92,52 @@ fn kustomizations_name_what_exists() {
         }
     }
     assert!(seen > 1, "no kustomizations were found");
+}
+
+/// The agent's metrics by the names they are queried by.
+fn published() -> BTreeSet<String> {
+    let metrics = Metrics::new();
+    // What has no labels yet is not published.
+    let (dir, reason) = ("ingress", "Denied".to_owned());
+    let (tier, action) = ("admin", "deny");
+    let verdict = VerdictLabels { dir, tier, action };
+    metrics.verdicts.get_or_create(&verdict).inc();
+    let drop = DropLabels { dir, reason };
+    metrics.drops.get_or_create(&drop).inc();
+    let state = StateLabel { state: "enforced" };
+    metrics.endpoints.get_or_create(&state).inc();
+    let map = MapLabel { map: "ROWS" };
+    metrics.map_entries.get_or_create(&map).inc();
+    metrics.map_capacity.get_or_create(&map).inc();
+    let kind = KindLabel { kind: "Pod" };
+    metrics.objects.get_or_create(&kind).inc();
+    metrics.objects_rejected.get_or_create(&kind).inc();
+    metrics.watch_synced.get_or_create(&kind).inc();
+    metrics.watch_errors.get_or_create(&kind).inc();
+    let reason = ReasonLabel {
+        reason: "TableOverflow".to_owned(),
+    };
+    metrics.publish_failures.get_or_create(&reason).inc();
+    let (object, result) = ("report", "written");
+    let write = WriteLabels { object, result };
+    metrics.status_writes.get_or_create(&write).inc();
+    let text = metrics.encode().unwrap();
+    text.lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "))
+        .map(|line| match line.split_once(' ').unwrap() {
+            (name, "counter") => format!("{name}_total"),
+            (name, "info") => format!("{name}_info"),
+            (name, _) => name.to_owned(),
+        })
+        .collect()
+}
+
+/// Every word in `text` that is a metric of ours.
+fn metrics_in(text: &str) -> BTreeSet<String> {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .filter(|word| word.starts_with("netpol_"))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Fills in the only constructs that the templates use: `{{ .Values.a.b }}`, `{{ toJson .Values.a }}`
