@@ -27,7 +27,7 @@ test: ## Everything that exists, for real: run as root
 
 demo: ## The shop on network namespaces: predicted beside measured
 	@.ci/setup
-	@$(ENV); $$CARGO build --quiet -p agent && if [ $$(id -u) = 0 ]; then target/debug/netpol-agent demo; else sudo target/debug/netpol-agent demo; fi
+	@$(ENV); $$CARGO build --quiet -p agent --bin netpol-agent && if [ $$(id -u) = 0 ]; then target/debug/netpol-agent demo; else sudo target/debug/netpol-agent demo; fi
 
 bench: ## Benchmarks: ratios in one run, written to docs/benchmarks
 	@.ci/setup

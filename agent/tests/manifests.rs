@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Do the ways to deploy the agent deploy the same thing?
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::{
     collections::BTreeSet,
