@@ -20,6 +20,7 @@ pub mod cases;
 pub mod compile;
 pub mod diagnostic;
 pub mod explain;
+pub mod graph;
 pub mod lower;
 pub mod manifest;
 pub mod model;
