@@ -21,6 +21,7 @@ pub mod compile;
 pub mod diagnostic;
 pub mod explain;
 pub mod graph;
+pub mod lint;
 pub mod lower;
 pub mod manifest;
 pub mod model;

@@ -23,7 +23,7 @@ use crate::{
 
 pub use classes::Class;
 pub use index::{Evaluator, PolicyId, RuleId};
-pub use party::Party;
+pub use party::{Leaning, Party};
 
 /// Whether something holds, as far as the facts go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,8 +89,9 @@ pub enum Extent {
 }
 
 impl Doubt {
-    /// The doubts that the errors among `diagnostics` cast on policies.
-    pub fn from_diagnostics(diagnostics: &[Diagnostic]) -> Vec<Self> {
+    /// The doubts that the errors among `diagnostics` cast on policies; NetworkPolicies without a
+    /// namespace belong to `default_namespace`.
+    pub fn from_diagnostics(diagnostics: &[Diagnostic], default_namespace: &str) -> Vec<Self> {
         diagnostics
             .iter()
             .filter(|diagnostic| diagnostic.severity == Severity::Error)
@@ -107,8 +108,12 @@ impl Doubt {
                 Some(Self {
                     policy: PolicyRef {
                         kind,
-                        namespace: namespaced
-                            .then(|| object.namespace.clone().unwrap_or_else(|| "default".into())),
+                        namespace: namespaced.then(|| {
+                            object
+                                .namespace
+                                .clone()
+                                .unwrap_or_else(|| default_namespace.into())
+                        }),
                         name: object.name.clone(),
                     },
                     extent: Extent::of(&diagnostic.path),

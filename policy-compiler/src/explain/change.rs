@@ -145,6 +145,32 @@ impl Change {
         }
     }
 
+    /// What kind of edit it is, without the port: for questions about all of them.
+    pub fn in_general(&self) -> String {
+        match self {
+            Self::AddPort { rule, .. } => {
+                format!(
+                    "ports in {} {}[{}]",
+                    rule.policy, rule.direction, rule.index
+                )
+            }
+            Self::AddPeer { rule, peer } => format!(
+                "a peer {peer} in {} {}[{}]",
+                rule.policy, rule.direction, rule.index
+            ),
+            Self::AddRule {
+                policy,
+                direction,
+                peer,
+                ..
+            } => format!("an {direction} rule for {peer} in {policy}"),
+            Self::AllowBefore { rule, peer, .. } => format!(
+                "an Allow rule for {peer} before {} {}[{}]",
+                rule.policy, rule.direction, rule.index
+            ),
+        }
+    }
+
     /// The snapshot with the change made; unchanged if the policy is not in it.
     pub fn apply(&self, snapshot: &Snapshot) -> Snapshot {
         let mut changed = snapshot.clone();

@@ -368,7 +368,7 @@ fn tier_of(index: usize) -> Tier {
 }
 
 /// Whether `peer` is the node that `subject` runs on.
-fn is_own_node(subject: &Party, peer: &Party) -> Tri {
+pub(super) fn is_own_node(subject: &Party, peer: &Party) -> Tri {
     let (Identity::Pod(pod), Identity::Node(node)) = (&subject.identity, &peer.identity) else {
         return Tri::No;
     };

@@ -7,7 +7,7 @@ use fixedbitset::FixedBitSet;
 use ipnet::IpNet;
 
 use super::{
-    Fact, Tri,
+    Assumptions, Fact, Tri,
     index::{Evaluator, PolicyId, Ports, RuleId, SubjectOf, Term, TermId},
 };
 use crate::{
@@ -73,6 +73,15 @@ pub(super) enum Entry {
     Doubt(u32),
 }
 
+/// Switches that an answer depends on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leaning {
+    /// [`super::Assumptions::blocks_match_pods`].
+    pub blocks_match_pods: bool,
+    /// [`crate::snapshot::Options::local_node_egress`].
+    pub local_node_egress: bool,
+}
+
 impl Party {
     pub(super) fn side(&self, direction: Direction) -> &Side {
         match direction {
@@ -94,12 +103,35 @@ impl Party {
         }
     }
 
+    /// The end in a family that it has no address of.
+    #[must_use]
+    pub fn without_address(mut self) -> Self {
+        self.address = Address::Missing;
+        self
+    }
+
+    /// Another replica: alike in everything but being another pod.
+    #[must_use]
+    pub fn sibling(&self) -> Self {
+        let mut sibling = self.clone();
+        if let Identity::Pod(pod) = &mut sibling.identity {
+            let pod = Arc::make_mut(pod);
+            pod.key.name = format!("{}#2", pod.key.name).into();
+        }
+        sibling
+    }
+
     /// The address policies see, if it is known.
     pub fn address(&self) -> Option<IpAddr> {
         match self.address {
             Address::Known(address) => Some(address),
             Address::Unknown(_) | Address::Missing => None,
         }
+    }
+
+    /// Whether flows of the family in question can start or end here, as far as is known.
+    pub fn has_family(&self) -> bool {
+        self.address != Address::Missing
     }
 
     /// Whether the end is a node's own stack.
@@ -133,6 +165,23 @@ impl Evaluator<'_> {
     ///
     /// Without `family` an unknown address may be of either.
     pub fn party(&self, asked: &Endpoint, family: Option<Family>) -> Party {
+        self.party_under(asked, family, self.assumptions)
+    }
+
+    /// The same end under other assumptions.
+    pub fn party_otherwise(&self, asked: &Endpoint, family: Option<Family>) -> Party {
+        let otherwise = Assumptions {
+            blocks_match_pods: !self.assumptions.blocks_match_pods,
+        };
+        self.party_under(asked, family, otherwise)
+    }
+
+    fn party_under(
+        &self,
+        asked: &Endpoint,
+        family: Option<Family>,
+        assumptions: Assumptions,
+    ) -> Party {
         let (identity, address) = self.identify(asked, family);
         let mut party = Party {
             asked: asked.clone(),
@@ -144,7 +193,7 @@ impl Evaluator<'_> {
             egress: Side::default(),
         };
         for (bit, term) in self.terms.iter().enumerate() {
-            match self.matching(term, &party) {
+            match self.matching(term, &party, assumptions) {
                 Tri::Yes => party.matches.insert(bit),
                 Tri::Maybe(_) => party.may_match.insert(bit),
                 Tri::No => {}
@@ -155,6 +204,32 @@ impl Evaluator<'_> {
             party.egress = self.applying(pod, Direction::Egress);
         }
         party
+    }
+
+    /// Which switches of [`super::Assumptions`] and [`crate::snapshot::Options`] the answer for one
+    /// direction depends on.
+    pub fn leans_on(&self, direction: Direction, subject: &Party, peer: &Party) -> Leaning {
+        let side = subject.side(direction);
+        let entries = side.admin.iter().chain(&side.baseline);
+        let ordered = entries.filter_map(|entry| match entry {
+            Entry::Rule(rule) => Some(*rule),
+            Entry::Doubt(_) => None,
+        });
+        let names_blocks = |rule: RuleId| {
+            let peers = self.rule(rule).peers.iter().flatten();
+            peers
+                .copied()
+                .any(|term| matches!(self.term(term), Term::Block(_) | Term::Networks(_)))
+        };
+        Leaning {
+            blocks_match_pods: peer.pod().is_some()
+                && ordered
+                    .chain(side.network.iter().copied())
+                    .any(names_blocks),
+            local_node_egress: direction == Direction::Egress
+                && super::decide::is_own_node(subject, peer) != Tri::No
+                && !side.isolating.is_empty(),
+        }
     }
 
     fn identify(&self, asked: &Endpoint, family: Option<Family>) -> (Identity, Address) {
@@ -212,7 +287,7 @@ impl Evaluator<'_> {
         (identity, Address::Known(address))
     }
 
-    fn matching(&self, term: &Term<'_>, party: &Party) -> Tri {
+    fn matching(&self, term: &Term<'_>, party: &Party, assumptions: Assumptions) -> Tri {
         match term {
             Term::Own(namespace, pods) => {
                 definite(party.pod().is_some_and(|pod| {
@@ -222,13 +297,18 @@ impl Evaluator<'_> {
             Term::Pods(namespaces, pods) => definite(party.pod().is_some_and(|pod| {
                 self.namespace_matches(*namespaces, &pod.key.namespace) && pods.matches(&pod.labels)
             })),
-            Term::Block(block) => self.in_blocks(
+            Term::Block(_) | Term::Networks(_)
+                if !assumptions.blocks_match_pods && party.pod().is_some() =>
+            {
+                Tri::No
+            }
+            Term::Block(block) => in_blocks(
                 party,
                 |address| block.contains(address),
                 |family| block.except.is_empty() && covers_family(&block.cidr, family),
                 |family| family.is_none_or(|family| family == family_of(block.cidr.addr())),
             ),
-            Term::Networks(networks) => self.in_blocks(
+            Term::Networks(networks) => in_blocks(
                 party,
                 |address| networks.iter().any(|network| network.contains(&address)),
                 |family| {
@@ -253,24 +333,6 @@ impl Evaluator<'_> {
                 Address::Unknown(_) | Address::Missing => Tri::No,
             },
             Term::Nothing => Tri::No,
-        }
-    }
-
-    fn in_blocks(
-        &self,
-        party: &Party,
-        contains: impl Fn(IpAddr) -> bool,
-        covers: impl Fn(Option<Family>) -> bool,
-        overlaps: impl Fn(Option<Family>) -> bool,
-    ) -> Tri {
-        if !self.assumptions.blocks_match_pods && party.pod().is_some() {
-            return Tri::No;
-        }
-        match party.address {
-            Address::Known(address) => definite(contains(address)),
-            Address::Unknown(family) if covers(family) => Tri::Yes,
-            Address::Unknown(family) if overlaps(family) => Tri::Maybe(Fact::PeerAddress),
-            Address::Unknown(_) | Address::Missing => Tri::No,
         }
     }
 
@@ -377,6 +439,20 @@ impl Ports {
         });
         let named = named.map(|(protocol, number)| (protocol, PortRange::single(number)));
         Some(self.fixed.union(&PortSet::of(named)))
+    }
+}
+
+fn in_blocks(
+    party: &Party,
+    contains: impl Fn(IpAddr) -> bool,
+    covers: impl Fn(Option<Family>) -> bool,
+    overlaps: impl Fn(Option<Family>) -> bool,
+) -> Tri {
+    match party.address {
+        Address::Known(address) => definite(contains(address)),
+        Address::Unknown(family) if covers(family) => Tri::Yes,
+        Address::Unknown(family) if overlaps(family) => Tri::Maybe(Fact::PeerAddress),
+        Address::Unknown(_) | Address::Missing => Tri::No,
     }
 }
 

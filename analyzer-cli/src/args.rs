@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What did the user type? The command line, not yet interpreted.
+
+mod input;
+mod output;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use input::{Assume, Cni, InputArgs, LocalNodeEgress, YesNo};
+pub use output::{Format, Output, OutputArgs};
+
+/// What network policies do, before they are applied.
+///
+/// Reads NetworkPolicy, AdminNetworkPolicy, BaselineAdminNetworkPolicy and ClusterNetworkPolicy
+/// objects together with the Pods or workloads they are about, and answers exactly, over every
+/// protocol, port and address of both families.
+#[derive(Debug, Parser)]
+#[command(name = "netpol-analyze", bin_name = "netpol-analyze", version, propagate_version = true,
+    after_help = EXIT_CODES, arg_required_else_help = true)]
+pub struct Cli {
+    /// Where manifests come from.
+    #[command(flatten)]
+    pub input: InputArgs,
+    /// How the answer looks.
+    #[command(flatten)]
+    pub output: OutputArgs,
+    /// What is asked.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What is asked.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Can SRC reach DST? The exact set of protocols and ports if no port is given
+    #[command(after_help = ENDPOINTS)]
+    Reach(FlowArgs),
+    /// Why can, or cannot, SRC reach DST? The full chain of both directions
+    #[command(alias = "explain", after_help = ENDPOINTS)]
+    Why(FlowArgs),
+    /// Every endpoint to every endpoint, grouped by equivalence class
+    Matrix(MatrixArgs),
+    /// The verdict of each observed flow
+    Replay(ReplayArgs),
+    /// Every document read and what became of it
+    Inputs,
+    /// What a finding means
+    Rule(RuleArgs),
+    /// Shell completions
+    Completions(CompletionsArgs),
+    /// The manual page
+    Man,
+}
+
+/// Arguments of `reach` and `why`.
+#[derive(Args, Debug)]
+pub struct FlowArgs {
+    /// Who opens the connection
+    pub src: String,
+    /// Who it is opened to
+    pub dst: String,
+    /// `80`, `tcp/80`, `udp/53`, `tcp/8000-9000`, a port name, `icmp`
+    #[arg(long, short)]
+    pub port: Option<String>,
+    /// Only this address family
+    #[arg(long, value_parser = clap::value_parser!(u8).range(4..=6))]
+    pub family: Option<u8>,
+    /// Exit 1 unless the verdict is this one
+    #[arg(long)]
+    pub assert: Option<Asserted>,
+}
+
+/// The verdict a script insists on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Asserted {
+    /// Everything asked about gets through.
+    Allowed,
+    /// Nothing asked about gets through.
+    Denied,
+}
+
+/// Arguments of `matrix`.
+#[derive(Args, Debug)]
+pub struct MatrixArgs {
+    /// One cell per pair of endpoints
+    #[arg(long)]
+    pub expand: bool,
+    /// Rows and columns
+    #[arg(long, value_enum, default_value_t = By::Pod)]
+    pub by: By,
+    /// Also every range of external addresses that policies tell apart
+    #[arg(long)]
+    pub to_internet: bool,
+    /// Only this protocol and port
+    #[arg(long, short)]
+    pub port: Option<String>,
+}
+
+/// What the matrix has rows and columns of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum By {
+    /// Pods.
+    Pod,
+    /// Workloads, with replicas merged.
+    Workload,
+    /// Namespaces.
+    Namespace,
+}
+
+/// Arguments of `replay`.
+#[derive(Args, Debug)]
+pub struct ReplayArgs {
+    /// JSON lines: flows, Hubble flows or the agent's events; `-` for standard input
+    pub flows: String,
+}
+
+/// Arguments of `rule`.
+#[derive(Args, Debug)]
+pub struct RuleArgs {
+    /// `NPA012` or `unknown-field`; all of them if absent
+    pub code: Option<String>,
+}
+
+/// Arguments of `completions`.
+#[derive(Args, Debug)]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  the answer was given and what was asked for holds
+  1  it does not hold: findings, failed tests, differences, an --assert that is not met
+  2  usage or input error
+  3  the answer is incomplete or unknown
+  4  internal error
+
+Examples:
+  netpol-analyze -f manifests/ reach shop/web shop/api
+  netpol-analyze -f manifests/ why shop/web shop/deploy/api --port tcp/8080
+  netpol-analyze diff --base origin/main -f manifests/ --exit-code -o md";
+
+const ENDPOINTS: &str = "\
+SRC and DST:
+  ns/pod              a pod; `pod` alone is one of the -n namespace
+  ns/deploy/name      the pods of a workload: deploy, sts, ds, rs, job, cj
+  ns/svc/name[:port]  the pods behind a Service (DST)
+  ns?app=web,tier!=x  the pods a selector matches; `?app=web` in every namespace
+  192.0.2.1           an address; 192.0.2.0/24 a range of them
+  node:NAME           a node's own network stack
+  internet            every address that is no pod, Service or node
+  any                 every pod, every node and every address";

@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One module per command.
+
+pub mod inputs;
+pub mod matrix;
+pub mod reach;
+pub mod replay;
+pub mod rule;
+pub mod shell;

@@ -1,0 +1,413 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which endpoints are alike in every family, and what gets through between any two groups of them?
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use policy_compiler::{
+    model::{Family, family_of},
+    partial::{Evaluator, Party},
+    portmap::PortSet,
+    verdict::Endpoint,
+};
+
+use super::{endpoints, through};
+use crate::{
+    flow::{Group, PortQuery},
+    load::World,
+};
+
+/// Endpoints alike.
+#[derive(Debug)]
+pub struct Class {
+    /// Names, sorted.
+    pub members: Vec<String>,
+    /// The endpoints; empty if the class stands for ranges of addresses.
+    pub endpoints: Vec<Endpoint>,
+    /// The class stands for addresses outside the cluster.
+    pub external: bool,
+    parties: Vec<Representative>,
+}
+
+/// One member, and another for flows inside the class, as one family sees them.
+#[derive(Debug)]
+struct Representative {
+    family: Option<Family>,
+    party: Party,
+    other: Option<Party>,
+}
+
+/// What gets through from one class to another: numbers of sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CellIds {
+    /// Certainly, in every family.
+    pub allowed: u32,
+    /// Depending on missing facts.
+    pub unknown: u32,
+    /// Allowed only in some family, or only for some members.
+    pub sometimes: u32,
+}
+
+/// Every class to every class.
+#[derive(Debug)]
+pub struct Matrix {
+    /// In order of their first member.
+    pub classes: Vec<Class>,
+    cells: Vec<CellIds>,
+    sets: Sets,
+}
+
+#[derive(Debug, Default)]
+struct Sets {
+    sets: Vec<PortSet>,
+    ids: HashMap<PortSet, u32>,
+}
+
+impl Sets {
+    fn id(&mut self, set: PortSet) -> u32 {
+        if let Some(id) = self.ids.get(&set) {
+            return *id;
+        }
+        let id = u32::try_from(self.sets.len()).unwrap_or(u32::MAX);
+        self.sets.push(set.clone());
+        self.ids.insert(set, id);
+        id
+    }
+
+    fn get(&self, id: u32) -> PortSet {
+        self.sets
+            .get(id as usize)
+            .cloned()
+            .unwrap_or_else(|| PortSet::uniform(false))
+    }
+}
+
+impl Matrix {
+    /// Groups every endpoint and asks about every pair of groups.
+    pub fn new(evaluator: &Evaluator<'_>, port: &PortQuery, to_internet: bool) -> Self {
+        let mut classes = classes(evaluator);
+        if to_internet {
+            classes.extend(
+                crate::flow::internet(evaluator.snapshot())
+                    .into_iter()
+                    .map(|group| external(evaluator, &group)),
+            );
+        }
+        let mut sets = Sets::default();
+        let mut cells = Vec::with_capacity(classes.len() * classes.len());
+        for (from, source) in classes.iter().enumerate() {
+            for (to, destination) in classes.iter().enumerate() {
+                cells.push(cell(
+                    evaluator,
+                    &mut sets,
+                    source,
+                    destination,
+                    from == to,
+                    port,
+                ));
+            }
+        }
+        Self {
+            classes,
+            cells,
+            sets,
+        }
+    }
+
+    /// Source, destination and what gets through, in order.
+    pub fn cells(&self) -> impl Iterator<Item = (usize, usize, CellIds)> + '_ {
+        let count = self.classes.len().max(1);
+        let external = |class: usize| self.classes.get(class).is_some_and(|class| class.external);
+        self.cells
+            .iter()
+            .enumerate()
+            .map(move |(index, cell)| (index / count, index % count, *cell))
+            .filter(move |(from, to, _)| !(external(*from) && external(*to)))
+    }
+
+    /// The cell of a pair.
+    pub fn cell(&self, from: usize, to: usize) -> Option<CellIds> {
+        self.cells.get(from * self.classes.len() + to).copied()
+    }
+
+    /// A set by its number.
+    pub fn set(&self, id: u32) -> PortSet {
+        self.sets.get(id)
+    }
+
+    /// How many different sets there are.
+    pub fn set_count(&self) -> usize {
+        self.sets.sets.len()
+    }
+
+    /// Merges endpoints that `name` calls the same; what some of them may is no longer certain for all.
+    pub fn merged(mut self, name: impl Fn(&Endpoint) -> String) -> Self {
+        let mut parts: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
+        for (index, class) in self.classes.iter().enumerate() {
+            if class.external {
+                parts
+                    .entry(class.members.join(","))
+                    .or_default()
+                    .insert(index);
+            }
+            for endpoint in &class.endpoints {
+                parts.entry(name(endpoint)).or_default().insert(index);
+            }
+        }
+        let mut groups: BTreeMap<BTreeSet<usize>, Vec<String>> = BTreeMap::new();
+        for (name, classes) in parts {
+            groups.entry(classes).or_default().push(name);
+        }
+        let mut groups: Vec<_> = groups.into_iter().collect();
+        groups.sort_by(|a, b| a.1.cmp(&b.1));
+        let mut cells = Vec::with_capacity(groups.len() * groups.len());
+        for (from, _) in &groups {
+            for (to, _) in &groups {
+                let pairs = from
+                    .iter()
+                    .flat_map(|from| to.iter().map(move |to| (*from, *to)));
+                let ids: BTreeSet<CellIds> =
+                    pairs.filter_map(|(from, to)| self.cell(from, to)).collect();
+                cells.push(self.merge(&ids));
+            }
+        }
+        let external = |classes: &BTreeSet<usize>| {
+            classes
+                .iter()
+                .all(|class| self.classes.get(*class).is_some_and(|class| class.external))
+        };
+        let classes = groups
+            .iter()
+            .map(|(classes, members)| Class {
+                members: members.clone(),
+                endpoints: Vec::new(),
+                external: external(classes),
+                parties: Vec::new(),
+            })
+            .collect();
+        self.classes = classes;
+        self.cells = cells;
+        self
+    }
+
+    fn merge(&mut self, ids: &BTreeSet<CellIds>) -> CellIds {
+        if let (1, Some(only)) = (ids.len(), ids.first()) {
+            return *only;
+        }
+        let mut allowed = PortSet::uniform(true);
+        let mut any = PortSet::uniform(false);
+        let mut unknown = PortSet::uniform(false);
+        for cell in ids {
+            allowed = allowed.intersection(&self.set(cell.allowed));
+            any = any
+                .union(&self.set(cell.allowed))
+                .union(&self.set(cell.sometimes));
+            unknown = unknown.union(&self.set(cell.unknown));
+        }
+        let sometimes = any.minus(&allowed);
+        CellIds {
+            allowed: self.sets.id(allowed),
+            unknown: self.sets.id(unknown),
+            sometimes: self.sets.id(sometimes),
+        }
+    }
+}
+
+/// `ns/kind/name` of the workload that made a pod, or the pod.
+pub fn workload_of(world: &World, endpoint: &Endpoint) -> String {
+    let Endpoint::Pod(key) = endpoint else {
+        return endpoint.to_string();
+    };
+    let owner = world
+        .loaded
+        .snapshot
+        .pods
+        .get(key)
+        .and_then(|pod| pod.owner.as_ref());
+    match owner {
+        Some((kind, name)) => format!("{}/{}/{name}", key.namespace, kind.to_ascii_lowercase()),
+        None => key.to_string(),
+    }
+}
+
+/// The namespace of a pod.
+pub fn namespace_of(endpoint: &Endpoint) -> String {
+    match endpoint {
+        Endpoint::Pod(key) => key.namespace.to_string(),
+        Endpoint::Node(_) | Endpoint::Address(_) => endpoint.to_string(),
+    }
+}
+
+fn cell(
+    evaluator: &Evaluator<'_>,
+    sets: &mut Sets,
+    source: &Class,
+    destination: &Class,
+    itself: bool,
+    port: &PortQuery,
+) -> CellIds {
+    let asked = match port {
+        PortQuery::All => None,
+        PortQuery::Ports(..) | PortQuery::Named(..) => {
+            let pod = destination
+                .parties
+                .first()
+                .and_then(|seen| seen.party.pod());
+            Some(port.toward(pod.map_or(&[][..], |pod| &pod.ports)))
+        }
+    };
+    let mut answers: Vec<(PortSet, PortSet)> = Vec::with_capacity(2);
+    let meet = source.parties.iter().zip(&destination.parties);
+    let can_meet = |(from, to): &(&Representative, &Representative)| {
+        from.party.has_family() && to.party.has_family()
+    };
+    let possible = meet.clone().any(|pair| can_meet(&pair));
+    for (from, to) in meet {
+        if possible && !can_meet(&(from, to)) {
+            continue;
+        }
+        let sibling;
+        let target = match (itself, &to.other) {
+            (false, _) => &to.party,
+            (true, Some(other)) => other,
+            // A workload without Pods stands for all of its replicas.
+            (true, None) => {
+                sibling = crate::answer::other_replica(to.party.clone(), &from.party.asked);
+                &sibling
+            }
+        };
+        let answer = through(evaluator, &from.party, target, asked.as_ref());
+        if !answers.contains(&answer) {
+            answers.push(answer);
+        }
+        if !possible {
+            break;
+        }
+    }
+    if answers.len() < 2 {
+        let nothing = || PortSet::uniform(false);
+        let (allowed, unknown) = answers.pop().unwrap_or_else(|| (nothing(), nothing()));
+        return CellIds {
+            allowed: sets.id(allowed),
+            unknown: sets.id(unknown),
+            sometimes: sets.id(nothing()),
+        };
+    }
+    let all = answers
+        .iter()
+        .fold(PortSet::uniform(true), |set, (allowed, _)| {
+            set.intersection(allowed)
+        });
+    let any = answers
+        .iter()
+        .fold(PortSet::uniform(false), |set, (allowed, _)| {
+            set.union(allowed)
+        });
+    let unknown = answers
+        .iter()
+        .fold(PortSet::uniform(false), |set, (_, unknown)| {
+            set.union(unknown)
+        });
+    CellIds {
+        sometimes: sets.id(any.minus(&all)),
+        allowed: sets.id(all),
+        unknown: sets.id(unknown),
+    }
+}
+
+/// The classes of all live pods: alike in every family that pods have addresses of.
+fn classes(evaluator: &Evaluator<'_>) -> Vec<Class> {
+    let endpoints = endpoints(evaluator);
+    let pods = evaluator.snapshot().pods.values();
+    let known: BTreeSet<Family> = pods
+        .flat_map(|pod| &pod.addresses)
+        .copied()
+        .map(family_of)
+        .collect();
+    let mut families: Vec<Option<Family>> = known.into_iter().map(Some).collect();
+    if families.is_empty() {
+        families.push(None);
+    }
+    let mut keys: BTreeMap<Endpoint, Vec<usize>> = BTreeMap::new();
+    for family in &families {
+        for (index, class) in evaluator
+            .classes(&endpoints, *family)
+            .into_iter()
+            .enumerate()
+        {
+            for member in class.members {
+                keys.entry(member).or_default().push(index);
+            }
+        }
+    }
+    let mut groups: BTreeMap<Vec<usize>, Vec<Endpoint>> = BTreeMap::new();
+    for (endpoint, key) in keys {
+        groups.entry(key).or_default().push(endpoint);
+    }
+    let mut classes: Vec<Class> = groups
+        .into_values()
+        .map(|members| Class {
+            members: members.iter().map(ToString::to_string).collect(),
+            parties: families
+                .iter()
+                .filter_map(|family| {
+                    let party = evaluator.party(members.first()?, *family);
+                    let other = members.get(1).map(|other| evaluator.party(other, *family));
+                    let family = *family;
+                    Some(Representative {
+                        family,
+                        party,
+                        other,
+                    })
+                })
+                .collect(),
+            endpoints: members,
+            external: false,
+        })
+        .collect();
+    classes.sort_by(|a, b| a.endpoints.cmp(&b.endpoints));
+    classes
+}
+
+fn external(evaluator: &Evaluator<'_>, group: &Group) -> Class {
+    let members = group.ranges.iter().map(ToString::to_string).collect();
+    let pods = evaluator.snapshot().pods.values();
+    let known: BTreeSet<Family> = pods
+        .flat_map(|pod| &pod.addresses)
+        .copied()
+        .map(family_of)
+        .collect();
+    let own = match &group.endpoint {
+        Endpoint::Address(address) => Some(family_of(*address)),
+        Endpoint::Pod(_) | Endpoint::Node(_) => None,
+    };
+    let mut families: Vec<Option<Family>> = known.into_iter().map(Some).collect();
+    if families.is_empty() {
+        families.push(None);
+    }
+    Class {
+        members,
+        endpoints: Vec::new(),
+        external: true,
+        parties: families
+            .into_iter()
+            .map(|family| {
+                let mut party = evaluator.party(&group.endpoint, family);
+                if family.is_some() && family != own {
+                    party = party.without_address();
+                }
+                Representative {
+                    family,
+                    party,
+                    other: None,
+                }
+            })
+            .collect(),
+    }
+}
+
+impl Class {
+    /// The first member as each family sees it.
+    pub fn parties(&self) -> impl Iterator<Item = (Option<Family>, &Party)> {
+        self.parties.iter().map(|seen| (seen.family, &seen.party))
+    }
+}

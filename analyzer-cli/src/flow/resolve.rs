@@ -1,0 +1,490 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which endpoints does a target stand for?
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use ipnet::IpNet;
+use policy_compiler::{
+    Snapshot,
+    model::{AdminPeer, Direction, NetworkPeer, Pod, PodKey, PortRange, Service, ServiceTarget},
+    portmap::PortSet,
+    verdict::Endpoint,
+};
+
+use super::{PortQuery, Target};
+use crate::{exit::UsageError, suggest::nearest};
+
+/// What a target stands for.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The target as the user would write it.
+    pub name: String,
+    /// Its members.
+    pub groups: Vec<Group>,
+    /// The member's pods are reached through a Service.
+    pub via_service: bool,
+}
+
+/// An endpoint that stands for itself, or for every address of some ranges.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// How to call it.
+    pub name: String,
+    /// Who is asked about.
+    pub endpoint: Endpoint,
+    /// The ranges it stands for; empty if only for itself.
+    pub ranges: Vec<IpNet>,
+    /// For members of a Service: where each port of the Service leads.
+    pub legs: Vec<ServiceLeg>,
+}
+
+/// A port of a Service and the ports of one member behind it.
+#[derive(Clone, Debug)]
+pub struct ServiceLeg {
+    /// Name of the port; may be empty.
+    pub name: Arc<str>,
+    /// The port clients connect to.
+    pub service: PortSet,
+    /// Where the connection ends up.
+    pub target: PortSet,
+}
+
+impl Group {
+    fn of(endpoint: Endpoint) -> Self {
+        Self {
+            name: endpoint.to_string(),
+            endpoint,
+            ranges: Vec::new(),
+            legs: Vec::new(),
+        }
+    }
+
+    /// The ports asked about: those of the query, after translation if a Service is in between.
+    pub fn asked(&self, snapshot: &Snapshot, query: &PortQuery) -> PortSet {
+        if self.legs.is_empty() {
+            let ports = match &self.endpoint {
+                Endpoint::Pod(key) => snapshot.pods.get(key).map_or(&[][..], |pod| &pod.ports),
+                Endpoint::Node(_) | Endpoint::Address(_) => &[],
+            };
+            return query.toward(ports);
+        }
+        let nothing = PortSet::uniform(false);
+        self.legs
+            .iter()
+            .filter(|leg| match query {
+                PortQuery::All => true,
+                PortQuery::Named(_, name) => leg.name == *name,
+                PortQuery::Ports(..) => !query.toward(&[]).intersection(&leg.service).is_empty(),
+            })
+            .fold(nothing, |set, leg| set.union(&leg.target))
+    }
+}
+
+/// Looks a target up.
+pub fn resolve(
+    target: &Target,
+    snapshot: &Snapshot,
+    default_namespace: &str,
+) -> Result<Resolved, UsageError> {
+    let mut via_service = false;
+    let (name, groups) = match target {
+        Target::Pod { namespace, name } => {
+            let namespace = namespace.as_deref().unwrap_or(default_namespace);
+            pod_or_workload(namespace, name, snapshot)?
+        }
+        Target::Workload {
+            namespace,
+            kind,
+            name,
+        } => workload(namespace, kind, name, snapshot)?,
+        Target::Service { namespace, name } => {
+            via_service = true;
+            let key = (namespace.clone(), name.clone());
+            let service = snapshot.services.get(&key).ok_or_else(|| {
+                let known = snapshot
+                    .services
+                    .keys()
+                    .map(|(ns, name)| format!("{ns}/svc/{name}"));
+                missing("Service", &format!("{namespace}/svc/{name}"), known)
+            })?;
+            let groups = behind(service, snapshot);
+            if groups.is_empty() {
+                return Err(UsageError::new(format!(
+                    "there is no pod behind Service `{namespace}/{name}`"
+                )));
+            }
+            (format!("{namespace}/svc/{name}"), groups)
+        }
+        Target::Set {
+            namespace,
+            selector,
+        } => {
+            let selected = snapshot.pods.values().filter(|pod| {
+                namespace
+                    .as_ref()
+                    .is_none_or(|namespace| *namespace == pod.key.namespace)
+                    && selector.matches(&pod.labels)
+                    && !pod.phase.is_finished()
+            });
+            let groups: Vec<Group> = selected.map(|pod| pod_group(pod)).collect();
+            let terms: Vec<String> = selector.requirements().iter().map(spell).collect();
+            let name = format!(
+                "{}?{}",
+                namespace.as_deref().unwrap_or_default(),
+                terms.join(",")
+            );
+            if groups.is_empty() {
+                return Err(UsageError::new(format!("no pod matches `{name}`")));
+            }
+            (name, groups)
+        }
+        Target::Address(address) => (
+            address.to_string(),
+            vec![Group::of(Endpoint::Address(*address))],
+        ),
+        Target::Range(network) => {
+            let groups = regions(snapshot, &[*network], false);
+            (network.to_string(), groups)
+        }
+        Target::Internet => ("internet".to_owned(), internet(snapshot)),
+        Target::Node(name) => {
+            let known = snapshot
+                .pods
+                .values()
+                .any(|pod| pod.node.as_ref() == Some(name));
+            if !known && !snapshot.nodes.contains_key(name) {
+                let known = snapshot.nodes.keys().map(|name| format!("node:{name}"));
+                return Err(missing("node", &format!("node:{name}"), known));
+            }
+            let endpoint = Endpoint::Node(name.clone());
+            (endpoint.to_string(), vec![Group::of(endpoint)])
+        }
+        Target::Any => {
+            let live = snapshot
+                .pods
+                .values()
+                .filter(|pod| !pod.phase.is_finished());
+            let mut groups: Vec<Group> = live.map(|pod| pod_group(pod)).collect();
+            groups.extend(
+                snapshot
+                    .nodes
+                    .keys()
+                    .cloned()
+                    .map(Endpoint::Node)
+                    .map(Group::of),
+            );
+            groups.extend(internet(snapshot));
+            ("any".to_owned(), groups)
+        }
+    };
+    Ok(Resolved {
+        name,
+        groups,
+        via_service,
+    })
+}
+
+/// Every address that is no pod, Service or node, in ranges that policies do not tell apart.
+pub fn internet(snapshot: &Snapshot) -> Vec<Group> {
+    let everything = ["0.0.0.0/0", "::/0"].map(str::parse::<IpNet>);
+    let everything: Vec<IpNet> = everything.into_iter().flatten().collect();
+    regions(snapshot, &everything, true)
+}
+
+/// Cuts `networks` at every block that a policy names and every address that something owns.
+fn regions(snapshot: &Snapshot, networks: &[IpNet], outside_only: bool) -> Vec<Group> {
+    let owned = owned(snapshot);
+    let mut told_apart = blocks(snapshot);
+    if !outside_only {
+        told_apart.extend(owned.iter().map(|address| IpNet::from(*address)));
+    }
+    let mut cuts = told_apart.clone();
+    if outside_only {
+        cuts.extend(owned.iter().map(|address| IpNet::from(*address)));
+        cuts.extend(snapshot.options.service_cidrs.iter().copied());
+    }
+    let inside = |address: IpAddr| {
+        outside_only
+            && (owned.contains(&address)
+                || snapshot
+                    .options
+                    .service_cidrs
+                    .iter()
+                    .any(|cidr| cidr.contains(&address)))
+    };
+    let mut groups = Vec::new();
+    for network in networks {
+        let mut starts = BTreeSet::from([network.network()]);
+        for cut in cuts
+            .iter()
+            .filter(|cut| network.contains(&cut.network()) && *cut != network)
+        {
+            starts.insert(cut.network());
+            starts.extend(next(cut.broadcast()).filter(|after| network.contains(after)));
+        }
+        let starts: Vec<IpAddr> = starts.into_iter().collect();
+        let mut pieces: Vec<(Vec<bool>, IpAddr, Vec<IpNet>)> = Vec::new();
+        for (position, start) in starts.iter().enumerate() {
+            if inside(*start) {
+                continue;
+            }
+            let end = starts
+                .get(position + 1)
+                .and_then(|next| previous(*next))
+                .unwrap_or_else(|| network.broadcast());
+            let ranges = subnets(*start, end);
+            // What contains a range, and who owns it, is all that policies can see of it.
+            let look: Vec<bool> = told_apart.iter().map(|cut| cut.contains(start)).collect();
+            match pieces.iter_mut().find(|(known, ..)| *known == look) {
+                Some((_, _, known)) => known.extend(ranges),
+                None => pieces.push((look, *start, ranges)),
+            }
+        }
+        groups.extend(pieces.into_iter().map(|(_, start, ranges)| {
+            let ranges = IpNet::aggregate(&ranges);
+            Group {
+                name: ranges
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join(","),
+                endpoint: Endpoint::Address(start),
+                ranges,
+                legs: Vec::new(),
+            }
+        }));
+    }
+    groups
+}
+
+/// Every block of addresses that some rule names.
+fn blocks(snapshot: &Snapshot) -> BTreeSet<IpNet> {
+    let mut blocks = BTreeSet::new();
+    for policy in snapshot.network_policies.values() {
+        for rule in Direction::BOTH
+            .iter()
+            .flat_map(|way| policy.rules(*way).unwrap_or_default())
+        {
+            for peer in rule.peers.iter().flatten() {
+                if let NetworkPeer::IpBlock(block) = peer {
+                    blocks.insert(block.cidr);
+                    blocks.extend(block.except.iter().copied());
+                }
+            }
+        }
+    }
+    for policy in snapshot.admin_policies.values() {
+        for rule in Direction::BOTH.iter().flat_map(|way| policy.rules(*way)) {
+            for peer in &rule.peers {
+                if let AdminPeer::Networks(networks) = peer {
+                    blocks.extend(networks.iter().copied());
+                }
+            }
+        }
+    }
+    let learned = snapshot
+        .domains
+        .iter()
+        .flatten()
+        .flat_map(|(_, addresses)| addresses);
+    blocks.extend(learned.map(|address| IpNet::from(*address)));
+    blocks.into_iter().map(|block| block.trunc()).collect()
+}
+
+/// Every address of a pod, Service or node.
+fn owned(snapshot: &Snapshot) -> BTreeSet<IpAddr> {
+    let pods = snapshot
+        .pods
+        .values()
+        .filter(|pod| !pod.phase.is_finished());
+    let pods = pods.flat_map(|pod| &pod.addresses);
+    let nodes = snapshot.nodes.values().flat_map(|node| &node.addresses);
+    let services = snapshot
+        .services
+        .values()
+        .flat_map(|service| &service.addresses);
+    pods.chain(nodes).chain(services).copied().collect()
+}
+
+type Named = (String, Vec<Group>);
+
+fn pod_or_workload(namespace: &str, name: &str, snapshot: &Snapshot) -> Result<Named, UsageError> {
+    let key = PodKey::new(namespace, name);
+    if snapshot.pods.contains_key(&key) {
+        let group = Group::of(Endpoint::Pod(key.clone()));
+        return Ok((key.to_string(), vec![group]));
+    }
+    // A workload of this name is the next best thing that can be meant.
+    let owners: BTreeSet<&Arc<str>> = owned_pods(namespace, name, snapshot)
+        .filter_map(|pod| pod.owner.as_ref().map(|(kind, _)| kind))
+        .collect();
+    if let [kind] = owners.into_iter().collect::<Vec<_>>().as_slice() {
+        return workload(namespace, kind, name, snapshot);
+    }
+    let known = snapshot.pods.keys().map(ToString::to_string);
+    Err(missing("pod", &key.to_string(), known))
+}
+
+fn workload(
+    namespace: &str,
+    kind: &str,
+    name: &str,
+    snapshot: &Snapshot,
+) -> Result<Named, UsageError> {
+    let groups: Vec<Group> = owned_pods(namespace, name, snapshot)
+        .filter(|pod| {
+            pod.owner
+                .as_ref()
+                .is_some_and(|(owner, _)| **owner == *kind)
+        })
+        .map(|pod| pod_group(pod))
+        .collect();
+    let short = kind.to_ascii_lowercase();
+    let full = format!("{namespace}/{short}/{name}");
+    if groups.is_empty() {
+        let known = snapshot.pods.values().filter_map(|pod| {
+            let (kind, name) = pod.owner.as_ref()?;
+            Some(format!(
+                "{}/{}/{name}",
+                pod.key.namespace,
+                kind.to_ascii_lowercase()
+            ))
+        });
+        let known: BTreeSet<String> = known.collect();
+        return Err(missing("workload with pods", &full, known.into_iter()));
+    }
+    Ok((full, groups))
+}
+
+fn owned_pods<'s>(
+    namespace: &'s str,
+    name: &'s str,
+    snapshot: &'s Snapshot,
+) -> impl Iterator<Item = &'s Arc<Pod>> {
+    snapshot.pods.values().filter(move |pod| {
+        *pod.key.namespace == *namespace
+            && pod
+                .owner
+                .as_ref()
+                .is_some_and(|(_, owner)| **owner == *name)
+    })
+}
+
+fn pod_group(pod: &Pod) -> Group {
+    Group::of(Endpoint::Pod(pod.key.clone()))
+}
+
+/// The pods behind a Service: its listed endpoints, or else the pods it selects.
+fn behind(service: &Service, snapshot: &Snapshot) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    let mut add = |endpoint: Endpoint, leg: ServiceLeg| match groups
+        .iter_mut()
+        .find(|group| group.endpoint == endpoint)
+    {
+        Some(group) => group.legs.push(leg),
+        None => groups.push(Group {
+            legs: vec![leg],
+            ..Group::of(endpoint)
+        }),
+    };
+    for port in &service.ports {
+        let leg = |number: u16| ServiceLeg {
+            name: port.name.clone(),
+            service: PortSet::of([(port.protocol, PortRange::single(port.port))]),
+            target: PortSet::of([(port.protocol, PortRange::single(number))]),
+        };
+        for backend in &port.backends {
+            let endpoint = match snapshot.pod_at(backend.address) {
+                Some(pod) => Endpoint::Pod(pod.key.clone()),
+                None => Endpoint::Address(backend.address),
+            };
+            add(endpoint, leg(backend.port));
+        }
+        let selector = service
+            .selector
+            .as_ref()
+            .filter(|_| port.backends.is_empty());
+        let Some(selector) = selector else { continue };
+        for pod in snapshot.pods.values() {
+            let selected = pod.key.namespace == service.namespace
+                && !pod.phase.is_finished()
+                && selector
+                    .0
+                    .iter()
+                    .all(|(key, value)| pod.labels.get(key) == Some(&**value));
+            if !selected {
+                continue;
+            }
+            let numbers: Vec<u16> = match &port.target {
+                ServiceTarget::Number(number) => vec![*number],
+                ServiceTarget::Name(name) => pod
+                    .ports_named(name)
+                    .filter(|(protocol, _)| *protocol == port.protocol)
+                    .map(|(_, number)| number)
+                    .take(1)
+                    .collect(),
+            };
+            for number in numbers {
+                add(Endpoint::Pod(pod.key.clone()), leg(number));
+            }
+        }
+    }
+    groups.sort_by(|a, b| a.endpoint.cmp(&b.endpoint));
+    groups
+}
+
+fn spell(term: &policy_compiler::model::Requirement) -> String {
+    use policy_compiler::model::Operator;
+    let values = term.values.join(",");
+    match (term.operator, term.values.len()) {
+        (Operator::In, 1) => format!("{}={values}", term.key),
+        (Operator::NotIn, 1) => format!("{}!={values}", term.key),
+        (Operator::In, _) => format!("{} in ({values})", term.key),
+        (Operator::NotIn, _) => format!("{} notin ({values})", term.key),
+        (Operator::Exists, _) => term.key.to_string(),
+        (Operator::DoesNotExist, _) => format!("!{}", term.key),
+    }
+}
+
+fn missing(what: &str, name: &str, known: impl Iterator<Item = String>) -> UsageError {
+    let error = UsageError::new(format!("there is no {what} `{name}`"));
+    match nearest(name, known) {
+        Some(near) => error.help(format!("there is `{near}`")),
+        None => error,
+    }
+}
+
+fn next(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(v4) => u32::from(v4)
+            .checked_add(1)
+            .map(|bits| IpAddr::V4(bits.into())),
+        IpAddr::V6(v6) => u128::from(v6)
+            .checked_add(1)
+            .map(|bits| IpAddr::V6(bits.into())),
+    }
+}
+
+fn previous(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(v4) => u32::from(v4)
+            .checked_sub(1)
+            .map(|bits| IpAddr::V4(bits.into())),
+        IpAddr::V6(v6) => u128::from(v6)
+            .checked_sub(1)
+            .map(|bits| IpAddr::V6(bits.into())),
+    }
+}
+
+/// The fewest blocks that make up a range of addresses.
+fn subnets(start: IpAddr, end: IpAddr) -> Vec<IpNet> {
+    match (start, end) {
+        (IpAddr::V4(start), IpAddr::V4(end)) => ipnet::Ipv4Subnets::new(start, end, 0)
+            .map(IpNet::V4)
+            .collect(),
+        (IpAddr::V6(start), IpAddr::V6(end)) => ipnet::Ipv6Subnets::new(start, end, 0)
+            .map(IpNet::V6)
+            .collect(),
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => Vec::new(),
+    }
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The analyzer as a program: arguments in, answer on stdout, everything else on stderr, exit code out.
+
+#![forbid(unsafe_code)]
+
+mod answer;
+mod args;
+mod command;
+mod exit;
+mod flow;
+mod live;
+mod load;
+mod render;
+mod suggest;
+mod yaml;
+
+use std::{
+    fs,
+    io::{self, Write},
+};
+
+use anyhow::Context;
+use clap::Parser;
+
+pub use args::Cli;
+pub use exit::ExitStatus;
+
+use crate::{
+    args::{Command, InputArgs, Output, OutputArgs},
+    exit::UsageError,
+    load::World,
+};
+
+/// Runs the program with the arguments of the process.
+pub fn main() -> ExitStatus {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are answers, everything else is a mistake; both print themselves.
+            let status = if error.use_stderr() {
+                ExitStatus::Usage
+            } else {
+                ExitStatus::Success
+            };
+            let printed = error.print();
+            return if printed.is_ok() {
+                status
+            } else {
+                ExitStatus::Internal
+            };
+        }
+    };
+    match run(&cli) {
+        Ok(status) => status,
+        Err(error) if is_broken_pipe(&error) => ExitStatus::Success,
+        Err(error) => {
+            render::diagnostics::failure(&error);
+            ExitStatus::Usage
+        }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<ExitStatus> {
+    let io = Io {
+        output: &cli.output,
+        input: &cli.input,
+    };
+    match &cli.command {
+        Command::Reach(args) => command::reach::run(&io, args, false),
+        Command::Why(args) => command::reach::run(&io, args, true),
+        Command::Matrix(args) => command::matrix::run(&io, args),
+        Command::Replay(args) => command::replay::run(&io, args),
+        Command::Inputs => command::inputs::run(&io),
+        Command::Rule(args) => command::rule::run(&io, args),
+        Command::Completions(args) => command::shell::completions(&io, args),
+        Command::Man => command::shell::man(&io),
+    }
+}
+
+/// Where a command's input comes from and its answer goes.
+pub(crate) struct Io<'a> {
+    pub(crate) input: &'a InputArgs,
+    pub(crate) output: &'a OutputArgs,
+}
+
+impl Io<'_> {
+    /// Reads the input and says what is wrong with it; `None` if nothing can be answered.
+    pub(crate) fn load(&self) -> anyhow::Result<Option<World>> {
+        let world = World::load(self.input)?;
+        Ok(self.accept(world))
+    }
+
+    /// Says what is wrong with an input; `None` if nothing can be answered.
+    pub(crate) fn accept(&self, world: World) -> Option<World> {
+        render::diagnostics::input_problems(&world, self.output.quiet);
+        (!world.is_unusable()).then_some(world)
+    }
+
+    /// The format, if the command has it.
+    pub(crate) fn format(&self, known: &[args::Format]) -> Result<args::Format, UsageError> {
+        let name = |format: &args::Format| {
+            let value = clap::ValueEnum::to_possible_value(format);
+            value
+                .map(|value| value.get_name().to_owned())
+                .unwrap_or_default()
+        };
+        match &self.output.output {
+            Output::Format(format) if known.contains(format) => Ok(*format),
+            Output::Format(format) => {
+                let known: Vec<String> = known.iter().map(name).collect();
+                Err(
+                    UsageError::new(format!("this command has no format `{}`", name(format)))
+                        .help(format!("it has {}", known.join(", "))),
+                )
+            }
+            Output::File(path) => Err(UsageError::new(format!(
+                "`{}` is no format",
+                path.display()
+            ))
+            .help("--out FILE writes the answer to a file")),
+        }
+    }
+
+    /// The line that ends answers for people, unless it is not wanted.
+    pub(crate) fn scope(&self, world: &World) -> String {
+        if self.output.quiet {
+            return String::new();
+        }
+        format!("{}\n", world.scope())
+    }
+
+    /// Writes the answer.
+    pub(crate) fn answer(&self, text: &str) -> anyhow::Result<()> {
+        match &self.output.out {
+            Some(path) => {
+                fs::write(path, text).with_context(|| format!("cannot write `{}`", path.display()))
+            }
+            None => {
+                let mut out = io::stdout().lock();
+                out.write_all(text.as_bytes())?;
+                out.flush()?;
+                Ok(())
+            }
+        }
+    }
+
+    /// Writes the answer as one JSON document.
+    pub(crate) fn json(&self, value: &impl serde::Serialize) -> anyhow::Result<()> {
+        let mut text = serde_json::to_string(value)?;
+        text.push('\n');
+        self.answer(&text)
+    }
+
+    /// Writes the answer as one YAML document.
+    pub(crate) fn yaml(&self, value: &impl serde::Serialize) -> anyhow::Result<()> {
+        self.answer(&yaml::to_string(value)?)
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+    })
+}

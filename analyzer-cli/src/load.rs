@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is the input? Everything the command line names, read, assembled and accounted for.
+
+mod config;
+mod files;
+mod tools;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::Arc,
+};
+
+use policy_compiler::{
+    diagnostic::{Diagnostic, Severity},
+    manifest::{self, Document, Fate, Loaded},
+    parse::Settings,
+    partial::{Assumptions, Doubt, Evaluator},
+};
+
+use crate::{
+    args::{Assume, Cni, InputArgs, LocalNodeEgress, YesNo},
+    exit::{ExitStatus, UsageError},
+};
+
+pub use config::Config;
+pub use files::Source;
+
+/// The input of a command.
+#[derive(Debug)]
+pub struct World {
+    /// Cluster, policies, diagnostics and ledger.
+    pub loaded: Loaded,
+    /// The text of every file, for excerpts and suppressions.
+    pub texts: BTreeMap<Arc<str>, String>,
+    /// The repository's configuration.
+    pub config: Config,
+    /// Namespace of names that have none.
+    pub namespace: String,
+    assumptions: Assumptions,
+    doubts: Vec<Doubt>,
+    allow_incomplete: bool,
+}
+
+impl World {
+    /// Reads what `args` name.
+    pub fn load(args: &InputArgs) -> anyhow::Result<Self> {
+        let config = Config::find(args)?;
+        let sources = sources(args, &config)?;
+        Ok(Self::assemble(args, config, sources.base, sources.overlay))
+    }
+
+    /// Reads other files under the same switches.
+    pub fn load_paths(args: &InputArgs, paths: &[String]) -> anyhow::Result<Self> {
+        let config = Config::find(args)?;
+        let base = files::read(paths, io::stdin())?;
+        Ok(Self::assemble(args, config, base, Vec::new()))
+    }
+
+    /// Assembles texts that were read already.
+    pub fn assemble(
+        args: &InputArgs,
+        config: Config,
+        base: Vec<Source>,
+        overlay: Vec<Source>,
+    ) -> Self {
+        let namespace = match (&config.namespace, args.namespace.as_str()) {
+            (Some(namespace), "default") => namespace.clone(),
+            (_, namespace) => namespace.to_owned(),
+        };
+        let settings = Settings {
+            default_namespace: namespace.as_str().into(),
+            ..Settings::default()
+        };
+        let (mut documents, mut diagnostics) = read_all(&base);
+        let (replacing, problems) = read_all(&overlay);
+        let replaced: BTreeSet<_> = replacing
+            .iter()
+            .map(|document| identity(document, &namespace))
+            .collect();
+        documents.retain(|document| !replaced.contains(&identity(document, &namespace)));
+        documents.extend(replacing);
+        diagnostics.extend(problems);
+        let mut loaded = manifest::assemble(documents, diagnostics, &settings);
+        let mut assumptions = Assumptions::default();
+        for assume in config.assume.iter().chain(&args.assume) {
+            apply(*assume, &mut assumptions, &mut loaded);
+        }
+        let doubts = if args.allow_incomplete {
+            Vec::new()
+        } else {
+            Doubt::from_diagnostics(&loaded.diagnostics, &namespace)
+        };
+        let texts = base
+            .into_iter()
+            .chain(overlay)
+            .map(|source| (source.name.as_str().into(), source.text))
+            .collect();
+        Self {
+            loaded,
+            texts,
+            config,
+            namespace,
+            assumptions,
+            doubts,
+            allow_incomplete: args.allow_incomplete,
+        }
+    }
+
+    /// Answers questions about the input.
+    pub fn evaluator(&self) -> Evaluator<'_> {
+        Evaluator::new(&self.loaded.snapshot, self.assumptions, self.doubts.clone())
+    }
+
+    /// Answers questions about another snapshot under the same switches.
+    pub fn evaluator_of<'s>(&self, snapshot: &'s policy_compiler::Snapshot) -> Evaluator<'s> {
+        Evaluator::new(snapshot, self.assumptions, self.doubts.clone())
+    }
+
+    /// Documents that hold no object anybody could read.
+    pub fn unreadable(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.loaded
+            .diagnostics
+            .iter()
+            .filter(|diagnostic| UNREADABLE.contains(&diagnostic.id))
+    }
+
+    /// How a run ends that answered as far as the input goes: incomplete if something was refused or
+    /// not understood, unless it was accepted to be judged as the agent would.
+    pub fn status(&self) -> ExitStatus {
+        let refused = |entry: &manifest::LedgerEntry| {
+            entry.makes_incomplete() || matches!(entry.fate, Fate::Rejected { .. })
+        };
+        if self.unreadable().next().is_some()
+            || (!self.allow_incomplete && self.loaded.ledger.iter().any(refused))
+        {
+            ExitStatus::Incomplete
+        } else {
+            ExitStatus::Success
+        }
+    }
+
+    /// Whether nothing may be answered because documents cannot be read at all.
+    pub fn is_unusable(&self) -> bool {
+        !self.allow_incomplete && self.unreadable().next().is_some()
+    }
+
+    /// Whether broken policies are judged by the fail-closed rules.
+    pub fn is_lenient(&self) -> bool {
+        self.allow_incomplete
+    }
+
+    /// `scope: 2 policies, 2 pods, 0 ignored documents; pod IPs unknown`.
+    pub fn scope(&self) -> String {
+        let snapshot = &self.loaded.snapshot;
+        let count = |number: usize, one: &str, many: &str| match number {
+            1 => format!("1 {one}"),
+            _ => format!("{number} {many}"),
+        };
+        let policies = snapshot.network_policies.len() + snapshot.admin_policies.len();
+        let fate = |wanted: fn(&Fate) -> bool| {
+            self.loaded
+                .ledger
+                .iter()
+                .filter(|entry| wanted(&entry.fate))
+                .count()
+        };
+        let ignored = fate(|fate| matches!(fate, Fate::Ignored));
+        let rejected = fate(|fate| matches!(fate, Fate::Rejected { .. }));
+        let mut scope = format!(
+            "scope: {}, {}, {}",
+            count(policies, "policy", "policies"),
+            count(snapshot.pods.len(), "pod", "pods"),
+            count(ignored, "ignored document", "ignored documents"),
+        );
+        if rejected > 0 {
+            scope.push_str(", ");
+            scope.push_str(&count(rejected, "rejected document", "rejected documents"));
+        }
+        let live = || snapshot.pods.values().filter(|pod| pod.is_policed());
+        let without = live().filter(|pod| pod.addresses.is_empty()).count();
+        if without > 0 && without == live().count() {
+            scope.push_str("; pod IPs unknown");
+        } else if without > 0 {
+            scope.push_str("; IPs unknown of ");
+            scope.push_str(&count(without, "pod", "pods"));
+        }
+        if self.allow_incomplete {
+            scope.push_str("; what cannot be read is judged fail-closed");
+        }
+        scope
+    }
+
+    /// Whether a finding is silenced on its own line or the line above, or by the configuration.
+    pub fn is_silenced(
+        &self,
+        code: &str,
+        name: &str,
+        at: Option<&policy_compiler::diagnostic::Location>,
+    ) -> bool {
+        let named = |word: &str| word == "all" || word.eq_ignore_ascii_case(code) || word == name;
+        if self.config.ignore.iter().any(|word| named(word)) {
+            return true;
+        }
+        let Some(at) = at else { return false };
+        let Some(text) = self.texts.get(&at.file) else {
+            return false;
+        };
+        let line = |number: u32| {
+            text.lines()
+                .nth(usize::try_from(number).ok()?.checked_sub(1)?)
+        };
+        let marked = |line: &str| {
+            let Some((_, words)) = line.split_once("# netpol-analyze: ignore") else {
+                return false;
+            };
+            let mut words = words
+                .split([' ', ','])
+                .filter(|word| !word.is_empty())
+                .peekable();
+            words.peek().is_none() || words.any(named)
+        };
+        let above =
+            line(at.line.saturating_sub(1)).filter(|line| line.trim_start().starts_with('#'));
+        line(at.line).is_some_and(marked) || above.is_some_and(marked)
+    }
+
+    /// Errors among the diagnostics.
+    pub fn has_errors(&self) -> bool {
+        self.loaded
+            .diagnostics
+            .iter()
+            .any(|diagnostic| diagnostic.severity == Severity::Error)
+    }
+}
+
+struct Sources {
+    base: Vec<Source>,
+    overlay: Vec<Source>,
+}
+
+fn sources(args: &InputArgs, config: &Config) -> anyhow::Result<Sources> {
+    let mut paths = args.files.clone();
+    if !args.has_source() {
+        paths.extend(config.files.iter().cloned());
+    }
+    if paths.is_empty() && !args.has_source() {
+        return Err(UsageError::new("no input is named")
+            .help("-f PATH, -k DIR, --helm CHART, --snapshot FILE or --live")
+            .into());
+    }
+    let mut base = files::read(&paths, io::stdin())?;
+    for dir in &args.kustomize {
+        base.push(tools::kustomize(dir)?);
+    }
+    for chart in &args.helm {
+        base.push(tools::helm(chart, &args.values)?);
+    }
+    if let Some(path) = &args.snapshot {
+        base.extend(files::read(std::slice::from_ref(path), io::stdin())?);
+    }
+    if args.live {
+        base.extend(crate::live::read(args)?);
+    }
+    let overlay = files::read(&args.overlay, io::stdin())?;
+    Ok(Sources { base, overlay })
+}
+
+fn read_all(sources: &[Source]) -> (Vec<Document>, Vec<Diagnostic>) {
+    let (mut documents, mut diagnostics) = (Vec::new(), Vec::new());
+    for source in sources {
+        let (more, problems) = manifest::read(&source.name, &source.text);
+        documents.extend(more);
+        diagnostics.extend(problems);
+    }
+    (documents, diagnostics)
+}
+
+/// Kind, namespace and name. Documents without a name are nobody else's.
+fn identity(document: &Document, namespace: &str) -> (Arc<str>, Arc<str>, Arc<str>) {
+    let own = document
+        .namespace
+        .clone()
+        .unwrap_or_else(|| namespace.into());
+    (
+        document.kind.clone(),
+        own,
+        document.name.clone().unwrap_or_default(),
+    )
+}
+
+fn apply(assume: Assume, assumptions: &mut Assumptions, loaded: &mut Loaded) {
+    let (blocks, local) = match assume {
+        Assume::BlocksMatchPods(yes) => (Some(yes == YesNo::Yes), None),
+        Assume::LocalNodeEgress(how) => (None, Some(how == LocalNodeEgress::Allow)),
+        Assume::Cni(Cni::Netpol) => (Some(true), Some(false)),
+        // Both admit a pod's traffic to its own node before policies are asked.
+        Assume::Cni(Cni::Calico | Cni::Ovn) => (Some(true), Some(true)),
+        // Identities, not addresses, stand for pods.
+        Assume::Cni(Cni::Cilium) => (Some(false), Some(true)),
+    };
+    if let Some(blocks) = blocks {
+        assumptions.blocks_match_pods = blocks;
+    }
+    if let Some(local) = local {
+        loaded.snapshot.options.local_node_egress = local;
+    }
+}
+
+/// Ids of diagnostics about text in which there is no object.
+const UNREADABLE: [&str; 4] = [
+    "malformed-document",
+    "helm-template",
+    "helm-chart",
+    "kustomization-directory",
+];

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which files do paths, folders and globs stand for?
+
+use std::{
+    fs,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+
+use crate::exit::UsageError;
+
+/// A text and what to call it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The path as the user named it.
+    pub name: String,
+    /// Its text.
+    pub text: String,
+}
+
+/// Reads every file that `paths` stand for, once, folders in order of their names.
+pub fn read(paths: &[String], mut stdin: impl Read) -> anyhow::Result<Vec<Source>> {
+    let mut files: Vec<PathBuf> = Vec::new();
+    let mut sources = Vec::new();
+    for path in paths {
+        if path == "-" {
+            let mut bytes = Vec::new();
+            stdin
+                .read_to_end(&mut bytes)
+                .context("cannot read standard input")?;
+            sources.push(Source {
+                name: "-".to_owned(),
+                text: decode(&bytes),
+            });
+            continue;
+        }
+        let before = files.len();
+        if Path::new(path).exists() {
+            walk(Path::new(path), true, &mut files)?;
+        } else if path.contains(['*', '?', '[']) {
+            let matches = glob::glob(path)
+                .map_err(|error| UsageError::new(format!("`{path}` is no pattern: {error}")))?;
+            for found in matches {
+                walk(&found.context("cannot read a folder")?, true, &mut files)?;
+            }
+            if files.len() == before {
+                return Err(UsageError::new(format!("no file matches `{path}`")).into());
+            }
+        } else {
+            return Err(UsageError::new(format!("there is no file or folder `{path}`")).into());
+        }
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    for file in files {
+        if !seen.insert(file.clone()) {
+            continue;
+        }
+        let bytes = fs::read(&file).with_context(|| format!("cannot read `{}`", file.display()))?;
+        sources.push(Source {
+            name: file.display().to_string(),
+            text: decode(&bytes),
+        });
+    }
+    Ok(sources)
+}
+
+fn walk(path: &Path, named: bool, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+    if !path.is_dir() {
+        if named || is_manifest(path) {
+            files.push(path.to_owned());
+        }
+        return Ok(());
+    }
+    let context = || format!("cannot read folder `{}`", path.display());
+    let mut entries: Vec<PathBuf> = fs::read_dir(path)
+        .with_context(context)?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<io::Result<_>>()
+        .with_context(context)?;
+    entries.sort();
+    // What builds manifests says what its folder is; the files beside it are its input, not ours.
+    let builder = entries.iter().find(|entry| {
+        let name = entry.file_name().and_then(|name| name.to_str());
+        name.is_some_and(|name| BUILDERS.contains(&name))
+    });
+    if let Some(builder) = builder {
+        files.push(builder.clone());
+        return Ok(());
+    }
+    for entry in entries {
+        let hidden = entry
+            .file_name()
+            .and_then(|name| name.to_str())
+            .is_some_and(|name| name.starts_with('.'));
+        if !hidden {
+            walk(&entry, false, files)?;
+        }
+    }
+    Ok(())
+}
+
+fn is_manifest(path: &Path) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    extension.is_some_and(|extension| {
+        ["yaml", "yml", "json"]
+            .iter()
+            .any(|known| extension.eq_ignore_ascii_case(known))
+    })
+}
+
+/// Manifests are UTF-8; anything else becomes characters that no manifest may hold and is reported as
+/// such by the reader.
+fn decode(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+const BUILDERS: [&str; 5] = [
+    "kustomization.yaml",
+    "kustomization.yml",
+    "Kustomization",
+    "Chart.yaml",
+    "Chart.yml",
+];

@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How do answers look? One module per form that more than one command has.
+
+pub mod diagnostics;
+pub mod table;

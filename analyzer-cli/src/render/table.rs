@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Columns for people, and the same cells for programs that read CSV and Markdown.
+
+/// Lays rows out in columns, two spaces apart, without trailing blanks.
+pub fn columns(rows: &[Vec<String>], indent: &str) -> String {
+    let count = rows.iter().map(Vec::len).max().unwrap_or_default();
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or_default()
+    };
+    let widths: Vec<usize> = (0..count).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = indent.to_owned();
+        for (cell, width) in row.iter().zip(&widths) {
+            line.push_str(cell);
+            line.extend(std::iter::repeat_n(' ', width + 2 - cell.chars().count()));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// RFC 4180.
+pub fn csv(rows: &[Vec<String>]) -> String {
+    let cell = |cell: &String| {
+        if cell.contains([',', '"', '\n', '\r']) {
+            format!("\"{}\"", cell.replace('"', "\"\""))
+        } else {
+            cell.clone()
+        }
+    };
+    rows.iter()
+        .map(|row| row.iter().map(cell).collect::<Vec<_>>().join(",") + "\r\n")
+        .collect()
+}
+
+/// A Markdown table; the first row is the head.
+pub fn markdown(rows: &[Vec<String>]) -> String {
+    let line = |row: &Vec<String>| {
+        let cells: Vec<String> = row.iter().map(|cell| cell.replace('|', "\\|")).collect();
+        format!("| {} |\n", cells.join(" | "))
+    };
+    let mut text = String::new();
+    for (index, row) in rows.iter().enumerate() {
+        text.push_str(&line(row));
+        if index == 0 {
+            text.push_str(&line(&vec!["---".to_owned(); row.len()]));
+        }
+    }
+    text
+}
+
+/// Text inside XML, HTML and SVG.
+pub fn escape_xml(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+        .replace('\'', "&#39;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_are_quoted_as_the_format_wants() {
+        let rows = vec![vec!["a".to_owned(), "b,\"c\"".to_owned()]];
+        assert_eq!(csv(&rows), "a,\"b,\"\"c\"\"\"\r\n");
+        assert_eq!(markdown(&rows), "| a | b,\"c\" |\n| --- | --- |\n");
+        assert_eq!(columns(&rows, "  "), "  a  b,\"c\"\n");
+        assert_eq!(escape_xml("<a&b>"), "&lt;a&amp;b&gt;");
+    }
+}
