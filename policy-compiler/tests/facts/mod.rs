@@ -13,7 +13,7 @@ use policy_compiler::{
 
 /// A world in which every fact is known: all pods have a node, all nodes and pods addresses of both
 /// families.
-pub fn complete(mut snapshot: Snapshot) -> Snapshot {
+pub(crate) fn complete(mut snapshot: Snapshot) -> Snapshot {
     let names = ["n1", "n2", "n3"];
     for (index, name) in (1u8..).zip(names) {
         let known = snapshot.nodes.get(name).cloned();
