@@ -74,7 +74,7 @@ impl Default for Settings {
             namespaces: 3,
             nodes: 2,
             pods: 5,
-            services: 1,
+            services: 2,
             network_policies: 3,
             admin_policies: 2,
             rules: 2,

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
 
@@ -137,36 +137,46 @@ pub fn service(settings: Settings) -> impl Strategy<Value = Service> {
     let port = (
         protocol(),
         select(&pools::PORTS[..]),
-        option::weighted(0.2, 30_000..30_004_u16),
+        prop::bool::weighted(0.2),
         btree_set(backend, 0..=3),
     );
     (
-        select(&pools::NAMESPACES[..namespaces]),
+        0..namespaces,
         0..4_u8,
         option::of(labels(&pools::POD_LABELS)),
         vec(port, 1..=2),
     )
-        .prop_map(|(namespace, number, selector, ports)| {
-            let mut ports: Vec<_> = ports
-                .into_iter()
-                .enumerate()
+        .prop_map(move |(namespace, number, selector, ports)| {
+            // Cluster IPs and node ports are unique, as the API server allocates them.
+            let unique = u8::try_from(namespace * 16).unwrap_or_default() + number;
+            let mut ports: Vec<_> = (0..)
+                .zip(ports)
                 .map(
-                    |(index, (protocol, port, node_port, backends))| ServicePort {
+                    |(index, (protocol, port, has_node_port, backends))| ServicePort {
                         name: format!("p{index}").into(),
                         protocol,
                         port,
                         target: ServiceTarget::Number(port),
-                        node_port: node_port.unwrap_or(0),
+                        node_port: if has_node_port {
+                            30_000 + 2 * u16::from(unique) + index
+                        } else {
+                            0
+                        },
                         backends: backends.into_iter().collect(),
                     },
                 )
                 .collect();
             // An API server refuses the same protocol and port twice.
             ports.dedup_by_key(|port| (port.protocol, port.port));
+            let v6 = Ipv6Addr::new(0xfd00, 0xffff, 0, 0, 0, 0, 0, unique.into());
+            let addresses = [
+                IpAddr::V4(Ipv4Addr::new(172, 30, 0, unique)),
+                IpAddr::V6(v6),
+            ];
             Service {
-                namespace: namespace.into(),
+                namespace: pools::NAMESPACES[namespace].into(),
                 name: format!("s{number}").into(),
-                addresses: vec![IpAddr::V4(Ipv4Addr::new(172, 30, 0, 1 + number))],
+                addresses: addresses[..if settings.dual_stack { 2 } else { 1 }].into(),
                 selector,
                 ports,
             }

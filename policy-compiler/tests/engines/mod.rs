@@ -2,13 +2,16 @@
 //! Everything that can judge a flow, behind one trait: what the corpus and the properties run on.
 #![expect(clippy::expect_used, reason = "tests fail loudly")]
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use policy_compiler::{
     Decision, Flow, Reason, Snapshot, Trace, Verdict,
     compile::{Scope, compile},
-    lower::{Capacity, ImagePeer, Reasons, lower},
-    model::{Direction, Family, Tier},
+    lower::{Capacity, Image, ImagePeer, Reasons, lower},
+    model::{Direction, Family, Pod, Tier},
     reach::{Party, Reach},
     reference,
+    verdict::Endpoint,
 };
 use policy_ebpf_common::abi::Cell;
 
@@ -34,7 +37,6 @@ pub(crate) enum Answer {
     #[expect(dead_code, reason = "engines without reasons are yet to come")]
     Verdict(Verdict),
     /// The engine cannot be asked, and why.
-    #[expect(dead_code, reason = "no engine is that limited yet")]
     Skip(&'static str),
 }
 
@@ -45,6 +47,7 @@ pub(crate) fn all() -> Vec<Box<dyn Engine>> {
         Box::new(Compiled),
         Box::new(Tabled),
         Box::new(Lowered),
+        Box::new(PerNode),
     ]
 }
 
@@ -89,7 +92,7 @@ impl Engine for Tabled {
     }
 }
 
-/// [`lower`], the tables as the datapath's own code reads them on the host.
+/// [`lower`], the tables of the whole cluster as the datapath's own code reads them on the host.
 struct Lowered;
 
 impl Engine for Lowered {
@@ -98,63 +101,121 @@ impl Engine for Lowered {
     }
 
     fn load<'a>(&self, snapshot: &'a Snapshot) -> Box<dyn Fn(&Flow) -> Answer + 'a> {
-        let tables = compile(snapshot, &Scope::Cluster);
-        let mut reasons = Reasons::default();
-        let image = lower(&tables, &Capacity::default(), &mut reasons).expect("small worlds fit");
+        let image = Lower::new(snapshot, &Scope::Cluster);
+        let reach = Reach::new(snapshot);
+        Box::new(move |flow| judge(&reach, flow, |_| Ok(&image)))
+    }
+}
+
+/// [`lower`] as agents use it: each direction is asked of the tables of its pod's node.
+struct PerNode;
+
+impl Engine for PerNode {
+    fn name(&self) -> &'static str {
+        "nodes"
+    }
+
+    fn load<'a>(&self, snapshot: &'a Snapshot) -> Box<dyn Fn(&Flow) -> Answer + 'a> {
+        let nodes: BTreeSet<_> = snapshot
+            .pods
+            .values()
+            .filter_map(|pod| pod.node.clone())
+            .collect();
+        let images: BTreeMap<_, _> = nodes
+            .into_iter()
+            .map(|node| (node.clone(), Lower::new(snapshot, &Scope::Node(node))))
+            .collect();
         let reach = Reach::new(snapshot);
         Box::new(move |flow| {
-            let source = reach.party(&flow.source, flow.family);
-            let destination = reach.party(&flow.destination, flow.family);
-            let same = source
-                .pod
-                .zip(destination.pod)
-                .is_some_and(|(a, b)| a.key == b.key);
-            let allowed = |reason| Decision {
-                verdict: Verdict::Allow,
-                tier: Tier::Default,
-                reason,
-                passed: vec![],
-            };
-            if same && !flow.via_service {
-                let own = || allowed(Reason::SelfTraffic);
-                return Answer::Trace(Trace::new(own(), own()));
+            judge(&reach, flow, |pod| match &pod.node {
+                Some(node) => Ok(&images[node]),
+                None => Err("no node enforces for a pod without one"),
+            })
+        })
+    }
+}
+
+struct Lower {
+    image: Image,
+    reasons: Reasons,
+}
+
+impl Lower {
+    fn new(snapshot: &Snapshot, scope: &Scope) -> Self {
+        let mut reasons = Reasons::default();
+        let tables = compile(snapshot, scope);
+        let image = lower(&tables, &Capacity::default(), &mut reasons).expect("small worlds fit");
+        Self { image, reasons }
+    }
+}
+
+/// Asks the image that is responsible for each end.
+fn judge<'a>(
+    reach: &Reach<'_>,
+    flow: &Flow,
+    image: impl Fn(&Pod) -> Result<&'a Lower, &'static str>,
+) -> Answer {
+    let source = reach.party(&flow.source, flow.family);
+    let destination = reach.party(&flow.destination, flow.family);
+    let same = source
+        .pod
+        .zip(destination.pod)
+        .is_some_and(|(a, b)| a.key == b.key);
+    let allowed = |reason| Decision {
+        verdict: Verdict::Allow,
+        tier: Tier::Default,
+        reason,
+        passed: vec![],
+    };
+    if same && !flow.via_service {
+        let own = || allowed(Reason::SelfTraffic);
+        return Answer::Trace(Trace::new(own(), own()));
+    }
+    let direction = |direction, me: &Party<'_>, peer: &Party<'_>| {
+        let Some(pod) = me.pod else {
+            return Ok(allowed(Reason::NotASubject));
+        };
+        let Lower { image, reasons } = image(pod)?;
+        let own_node = peer.node.is_some() && peer.node == pod.node;
+        let host = own_node && (direction == Direction::Ingress || peer.address.is_none());
+        let peer = match (peer.pod, peer.address) {
+            _ if same => ImagePeer::Own(flow.family),
+            _ if host => ImagePeer::Host,
+            // The datapath knows a peer by its address. Who has none, or lost it to another pod, cannot
+            // be met there, and stands for its class.
+            (Some(pod), Some(address))
+                if reach.party(&Endpoint::Address(address), flow.family).pod == Some(pod) =>
+            {
+                ImagePeer::Address(address)
             }
-            let direction = |direction, me: &Party<'_>, peer: &Party<'_>| {
-                let Some(pod) = me.pod else {
-                    return allowed(Reason::NotASubject);
-                };
-                let endpoint = &image.endpoints[&pod.key];
-                let own_node = peer.node.is_some() && peer.node == pod.node;
-                let class = |classes: u32| match flow.family {
+            (Some(pod), _) => {
+                let peer = image.endpoints.get(&pod.key);
+                let classes = peer
+                    .ok_or("a pod of another node is met by its address only")?
+                    .classes;
+                ImagePeer::Class(match flow.family {
                     Family::V4 => (classes & 0xffff) as u16,
                     Family::V6 => (classes >> 16) as u16,
-                };
-                let peer = match (peer.pod, peer.address) {
-                    _ if same => ImagePeer::Own(flow.family),
-                    _ if own_node
-                        && (direction == Direction::Ingress || peer.address.is_none()) =>
-                    {
-                        ImagePeer::Host
-                    }
-                    (Some(pod), _) => ImagePeer::Class(class(image.endpoints[&pod.key].classes)),
-                    (None, Some(address)) => ImagePeer::Address(address),
-                    (None, None) => ImagePeer::Class(2),
-                };
-                let cell = image.cell(endpoint, direction, peer, flow.protocol, flow.port);
-                let Some(cell) = cell else {
-                    return allowed(Reason::Default);
-                };
-                let decision = reasons.get(cell.reason()).expect("every cell has a reason");
-                assert_eq!(
-                    cell.action() == Cell::ALLOW,
-                    decision.verdict == Verdict::Allow
-                );
-                (**decision).clone()
-            };
-            Answer::Trace(Trace::new(
-                direction(Direction::Egress, &source, &destination),
-                direction(Direction::Ingress, &destination, &source),
-            ))
-        })
+                })
+            }
+            (None, Some(address)) => ImagePeer::Address(address),
+            (None, None) => ImagePeer::Class(2),
+        };
+        let endpoint = &image.endpoints[&pod.key];
+        let Some(cell) = image.cell(endpoint, direction, peer, flow.protocol, flow.port) else {
+            return Ok(allowed(Reason::Default));
+        };
+        let decision = reasons.get(cell.reason()).expect("every cell has a reason");
+        assert_eq!(
+            cell.action() == Cell::ALLOW,
+            decision.verdict == Verdict::Allow
+        );
+        Ok((**decision).clone())
+    };
+    let egress = direction(Direction::Egress, &source, &destination);
+    let ingress = direction(Direction::Ingress, &destination, &source);
+    match (egress, ingress) {
+        (Ok(egress), Ok(ingress)) => Answer::Trace(Trace::new(egress, ingress)),
+        (Err(why), _) | (_, Err(why)) => Answer::Skip(why),
     }
 }
