@@ -153,6 +153,15 @@ impl FileReader {
             );
             return;
         }
+        if api_version.is_empty() && node.get("metadata").is_some() {
+            self.report(
+                MALFORMED,
+                "`apiVersion` is missing".to_owned(),
+                node.line,
+                node.column,
+            );
+            return;
+        }
         let metadata = |key| {
             let text = node.get("metadata")?.get(key)?.as_str()?;
             Some(Arc::from(text))

@@ -89,6 +89,7 @@ pub(super) fn parse(chunk: &Chunk<'_>) -> Result<Parsed, Malformed> {
         },
         budget: budget! {
             max_depth: MAX_DEPTH,
+            flow_nesting_limit: MAX_DEPTH,
             max_events: usize::MAX,
             max_nodes: usize::MAX,
             max_total_scalar_bytes: usize::MAX,
@@ -145,11 +146,14 @@ fn explain(error: &Error) -> String {
             breach: BudgetBreach::Depth { .. },
             ..
         } => format!("nested deeper than {MAX_DEPTH} levels"),
-        Error::AliasReplayLimitExceeded { .. } | Error::AliasReplayStackDepthExceeded { .. } => {
-            "aliases expand to more than 200,000 values".to_owned()
-        }
         other => {
             let text = other.to_string();
+            if text.starts_with("alias replay ") {
+                return "aliases expand to more than 200,000 values".to_owned();
+            }
+            if text.starts_with("recursion limit exceeded") {
+                return format!("nested deeper than {MAX_DEPTH} levels");
+            }
             let end = text.find(" at line ").unwrap_or(text.len());
             text.get(..end).unwrap_or_default().to_owned()
         }

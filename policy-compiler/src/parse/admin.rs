@@ -64,8 +64,6 @@ struct Schema {
     allow: &'static str,
     /// What the version calls the list of ports.
     ports: &'static str,
-    /// The same list in the other version.
-    foreign_ports: &'static str,
     max_rules: usize,
     /// Peers or ports of a rule.
     max_items: usize,
@@ -78,7 +76,6 @@ impl Schema {
             channel: settings.channel,
             allow: "Allow",
             ports: "ports",
-            foreign_ports: "protocols",
             max_rules: 100,
             max_items: 100,
         }
@@ -90,7 +87,6 @@ impl Schema {
             channel: settings.channel,
             allow: "Accept",
             ports: "protocols",
-            foreign_ports: "ports",
             max_rules: 25,
             max_items: 25,
         }
@@ -328,16 +324,6 @@ fn open_rule<'a>(
     };
     if fields.has_unknown {
         r.close("unknown field in the rule");
-        if fields.has(schema.foreign_ports) {
-            let message = format!(
-                "`{}` belongs to another version of the API; without it the rule matches every port",
-                schema.foreign_ports
-            );
-            r.within(Step::Field(schema.foreign_ports), |r| {
-                r.error("foreign-field", message).help =
-                    Some(format!("this version has `{}`", schema.ports));
-            });
-        }
     }
     let name = r.field(&fields, "name", |r, value| {
         let name = r.string(value)?;

@@ -87,6 +87,7 @@ impl Frame<'_> {
         let uid = text("uid").unwrap_or_default();
         let created = text("creationTimestamp").and_then(|text| text.parse::<Timestamp>().ok());
 
+        let written = fields.is_none_or(|fields| fields.has("name"));
         r.within(Step::Field("name"), |r| match (name, prefix) {
             (Some(name), _) => {
                 if let Err(why) = (self.name)(name) {
@@ -94,6 +95,7 @@ impl Frame<'_> {
                 }
             }
             (None, Some(_)) => {}
+            (None, None) if written => {}
             (None, None) => {
                 r.reject("a name is required");
             }
@@ -131,19 +133,15 @@ impl Frame<'_> {
 /// A map of labels. An entry that is no string is left out.
 pub(super) fn labels<'a>(r: &mut Reader<'a>, value: &'a Value) -> Labels {
     let map = string_map(r, value);
-    r_check(r, &map);
-    Labels(map)
-}
-
-fn r_check(r: &mut Reader<'_>, map: &BTreeMap<Arc<str>, Arc<str>>) {
-    for (key, value) in map {
+    for (key, value) in &map {
         if let Err(why) = syntax::label_key(key) {
-            r.reject(format!("`{key}` is {why}"));
+            r.reject_key(key, format!("`{key}` is {why}"));
         }
         if let Err(why) = syntax::label_value(value) {
-            r.reject(format!("`{value}` is {why}"));
+            r.reject_key(key, format!("`{value}` is {why}"));
         }
     }
+    Labels(map)
 }
 
 /// A `map[string]string`; a `null` value is the empty string, as Go decodes it.

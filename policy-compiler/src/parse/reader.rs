@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::Parsed;
 use crate::{
-    diagnostic::{Diagnostic, ObjectRef, Severity},
+    diagnostic::{Diagnostic, Location, ObjectRef, Severity},
     manifest::{Locator, Step, spell},
     model::FailClosed,
 };
@@ -114,7 +114,7 @@ impl<'a> Reader<'a> {
             .collect()
     }
 
-    pub(super) fn here(&self) -> Option<crate::diagnostic::Location> {
+    pub(super) fn here(&self) -> Option<Location> {
         self.locator.find(&self.path)
     }
 
@@ -176,7 +176,12 @@ impl<'a> Reader<'a> {
             format!("unknown field `{name}`"),
         );
         diagnostic.at = at;
-        diagnostic.help = Some(match similar(name, known) {
+        let renamed = RENAMED
+            .iter()
+            .find(|(old, _)| *old == name)
+            .map(|(_, new)| *new);
+        let renamed = renamed.filter(|new| known.contains(new));
+        diagnostic.help = Some(match renamed.or_else(|| similar(name, known)) {
             Some(known) => format!("there is a field named `{known}`"),
             None => "an API server drops the field; kubectl refuses the object".to_owned(),
         });
@@ -220,19 +225,24 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn wrong_type(&mut self, expected: &str, found: &Value) {
-        let (what, quote) = match found {
-            Value::Null => ("nothing", None),
-            Value::Bool(value) => ("a boolean", Some(value.to_string())),
-            Value::Number(value) => ("a number", Some(value.to_string())),
-            Value::String(_) => ("a string", None),
-            Value::Array(_) => ("a list", None),
-            Value::Object(_) => ("an object", None),
+        let what = match found {
+            Value::Null => "nothing",
+            Value::Bool(_) => "a boolean",
+            Value::Number(_) => "a number",
+            Value::String(_) => "a string",
+            Value::Array(_) => "a list",
+            Value::Object(_) => "an object",
         };
         let diagnostic = self.reject(format!("expected {expected}, found {what}"));
-        if expected.starts_with("a string")
-            && let Some(text) = quote
-        {
-            diagnostic.help = Some(format!("put it in quotes: \"{text}\""));
+        if expected == "a string" {
+            diagnostic.help = match found {
+                Value::Number(number) => Some(format!("put it in quotes: \"{number}\"")),
+                Value::Bool(_) => Some(
+                    "put it in quotes: y, n, yes, no, on, off, true and false are booleans in YAML"
+                        .to_owned(),
+                ),
+                Value::Null | Value::String(_) | Value::Array(_) | Value::Object(_) => None,
+            };
         }
     }
 
@@ -249,6 +259,20 @@ impl<'a> Reader<'a> {
         self.within(Step::Field(name), |r| {
             r.reject(message);
         });
+    }
+
+    /// As [`Reader::reject`], for the key `key` of the map at the reader's place: the path is that of
+    /// the map, as API servers have it, the place that of the key.
+    pub(super) fn reject_key(&mut self, key: &str, message: String) {
+        let at = self.place_of_key(key);
+        self.reject(message).at = at;
+    }
+
+    /// Where the key `key` of the map at the reader's place is written.
+    pub(super) fn place_of_key(&self, key: &str) -> Option<Location> {
+        let mut path = self.path.clone();
+        path.push(Step::Key(key));
+        self.locator.find_key(&path)
     }
 
     /// As [`Reader::reject`] for a problem with a name of its own.
@@ -322,6 +346,13 @@ pub(super) fn whole_number(value: &Value) -> Option<i64> {
         (float.fract() == 0.0 && float.abs() <= limit).then_some(float as i64)
     })
 }
+
+/// Fields that another version of the same API calls otherwise.
+const RENAMED: [(&str, &str); 3] = [
+    ("namedPort", "destinationNamedPort"),
+    ("ports", "protocols"),
+    ("protocols", "ports"),
+];
 
 /// The name of `known` that `name` was probably meant to be.
 fn similar<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {

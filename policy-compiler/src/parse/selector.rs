@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{meta::string_map, reader::Reader, syntax};
 use crate::{
+    diagnostic::Diagnostic,
     manifest::Step,
     model::{Operator, Requirement, Selector},
 };
@@ -55,8 +56,17 @@ pub(super) fn selector<'a>(r: &mut Reader<'a>, value: &'a Value, checked: Checke
         let labels = string_map(r, value);
         read.invalid |= labels.len() < entries || !value.is_object();
         for (key, value) in labels {
-            let valid = key_is_valid(r, &key, checked) & value_is_valid(r, &value, checked);
-            read.invalid |= !valid;
+            let checks = [
+                (&key, syntax::label_key(&key)),
+                (&value, syntax::label_value(&value)),
+            ];
+            for (text, check) in checks {
+                if let Err(why) = check {
+                    read.invalid = true;
+                    let at = r.place_of_key(&key);
+                    refuse(r, checked, format!("`{text}` is {why}")).at = at;
+                }
+            }
             requirements.push(Requirement {
                 key,
                 operator: Operator::In,
@@ -169,9 +179,9 @@ fn value_is_valid(r: &mut Reader<'_>, value: &str, checked: CheckedBy) -> bool {
     valid.is_ok()
 }
 
-fn refuse(r: &mut Reader<'_>, checked: CheckedBy, message: String) {
+fn refuse<'r>(r: &'r mut Reader<'_>, checked: CheckedBy, message: String) -> &'r mut Diagnostic {
     match checked {
         CheckedBy::ApiServer => r.reject(message),
         CheckedBy::Nobody => r.error("invalid-selector", message),
-    };
+    }
 }

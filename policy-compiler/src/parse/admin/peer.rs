@@ -80,19 +80,21 @@ fn pods<'a>(r: &mut Reader<'a>, value: &'a Value, schema: Schema) -> Option<Admi
 }
 
 fn namespaces<'a>(r: &mut Reader<'a>, value: &'a Value) -> Option<AdminPeer> {
-    for name in ["namespaceSelector", "sameLabels", "notSameLabels"] {
-        if value.get(name).is_some() {
-            r.within(Step::Field(name), |r| {
-                let message = format!(
-                    "`{name}` is a shape from before v0.1.3: an API server drops it and the peer becomes all namespaces"
-                );
-                let help = match name {
-                    "namespaceSelector" => "write the selector directly under `namespaces`",
-                    _ => "there is no replacement: name the namespaces by their labels",
-                };
-                r.error("legacy-peer-shape", message).help = Some(help.to_owned());
-            });
-        }
+    let legacy = ["namespaceSelector", "sameLabels", "notSameLabels"];
+    let written = legacy.into_iter().find(|name| value.get(name).is_some());
+    if let Some(name) = written {
+        r.close("a peer in the shape from before v0.1.3");
+        r.within(Step::Field(name), |r| {
+            let message = format!(
+                "`{name}` is a shape from before v0.1.3: an API server drops it and the peer becomes all namespaces"
+            );
+            let help = match name {
+                "namespaceSelector" => "write the selector directly under `namespaces`",
+                _ => "there is no replacement: name the namespaces by their labels",
+            };
+            r.error("legacy-peer-shape", message).help = Some(help.to_owned());
+        });
+        return None;
     }
     Some(AdminPeer::Pods {
         namespaces: closing_selector(r, value)?,
