@@ -73,3 +73,52 @@ pub struct Diagnostic {
     /// What to do about it.
     pub help: Option<String>,
 }
+
+impl Diagnostic {
+    /// A diagnostic about nothing in particular yet. What the input put into `message` is made fit for one
+    /// line of a terminal.
+    pub fn new(id: &'static str, severity: Severity, message: &str, at: Option<Location>) -> Self {
+        Self {
+            id,
+            severity,
+            message: one_line(message),
+            object: None,
+            path: String::new(),
+            at,
+            help: None,
+        }
+    }
+}
+
+/// `text` with control characters escaped, so that it cannot steer a terminal, and cut to a length
+/// somebody would read.
+pub(crate) fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len().min(LONGEST_LINE));
+    for c in text.chars() {
+        if line.len() >= LONGEST_LINE {
+            line.push('…');
+            break;
+        }
+        if c.is_control() {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    line
+}
+
+/// Bytes of a message.
+const LONGEST_LINE: usize = 400;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_one_line() {
+        assert_eq!(one_line("a\nb\u{1b}[31mé"), "a\\nb\\u{1b}[31mé");
+        let long = one_line(&"é".repeat(10_000));
+        assert_eq!(long.chars().count(), LONGEST_LINE / 2 + 1);
+    }
+}

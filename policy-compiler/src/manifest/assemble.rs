@@ -140,7 +140,7 @@ impl Assembly<'_> {
                     &document,
                     "foreign-policy",
                     Severity::Warning,
-                    format!(
+                    &format!(
                         "a {} of {} is not evaluated",
                         document.kind, document.api_version
                     ),
@@ -153,7 +153,7 @@ impl Assembly<'_> {
                     &document,
                     "unknown-api-version",
                     Severity::Error,
-                    format!(
+                    &format!(
                         "there is no {} of `{}`",
                         document.kind, document.api_version
                     ),
@@ -222,7 +222,7 @@ impl Assembly<'_> {
                 document,
                 "duplicate-object",
                 Severity::Warning,
-                message,
+                &message,
                 None,
             );
             Some(Fate::Ignored)
@@ -231,7 +231,7 @@ impl Assembly<'_> {
                 document,
                 "conflicting-object",
                 Severity::Error,
-                message,
+                &message,
                 None,
             );
             Some(Fate::Rejected { used: false })
@@ -404,37 +404,36 @@ impl Assembly<'_> {
             if BUILT_IN.contains(&&*namespace) {
                 continue;
             }
+            let message =
+                format!("namespace `{namespace}` is not declared: it has only its name label");
             self.loaded.diagnostics.push(Diagnostic {
-                id: "undeclared-namespace",
-                severity: Severity::Warning,
-                message: format!(
-                    "namespace `{namespace}` is not declared: it has only its name label"
-                ),
                 object: Some(object),
-                path: String::new(),
-                at: Some(at),
                 help: Some("add the Namespace with the labels it has in the cluster".to_owned()),
+                ..Diagnostic::new(
+                    "undeclared-namespace",
+                    Severity::Warning,
+                    &message,
+                    Some(at),
+                )
             });
         }
     }
 
     fn many_replicas(&mut self, workload: &Workload) {
+        let message = format!(
+            "only the first {} of {} pods are considered",
+            pods::MOST_ORDINALS,
+            workload.replicas
+        );
+        let at = workload.at.clone();
         self.loaded.diagnostics.push(Diagnostic {
-            id: "many-replicas",
-            severity: Severity::Warning,
-            message: format!(
-                "only the first {} of {} pods are considered",
-                pods::MOST_ORDINALS,
-                workload.replicas
-            ),
             object: Some(ObjectRef {
                 kind: workload.kind.name().into(),
                 namespace: Some(workload.namespace.clone()),
                 name: workload.name.clone(),
             }),
             path: "spec.replicas".to_owned(),
-            at: workload.at.clone(),
-            help: None,
+            ..Diagnostic::new("many-replicas", Severity::Warning, &message, at)
         });
     }
 
@@ -443,17 +442,14 @@ impl Assembly<'_> {
         document: &Document,
         id: &'static str,
         severity: Severity,
-        message: String,
+        message: &str,
         help: Option<String>,
     ) {
+        let at = Some(document.location.clone());
         self.loaded.diagnostics.push(Diagnostic {
-            id,
-            severity,
-            message,
             object: Some(document.object_ref()),
-            path: String::new(),
-            at: Some(document.location.clone()),
             help,
+            ..Diagnostic::new(id, severity, message, at)
         });
     }
 }

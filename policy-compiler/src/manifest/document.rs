@@ -105,7 +105,7 @@ impl FileReader {
                 let found = describe(&node.content);
                 self.report(
                     MALFORMED,
-                    format!("expected a Kubernetes object, found {found}"),
+                    &format!("expected a Kubernetes object, found {found}"),
                     line,
                     column,
                 );
@@ -134,7 +134,7 @@ impl FileReader {
                     | Content::List(_) => {
                         let found = describe(&item.content);
                         let message = format!("expected an object in `items`, found {found}");
-                        self.report(MALFORMED, message, item.line, item.column);
+                        self.report(MALFORMED, &message, item.line, item.column);
                     }
                 }
             }
@@ -145,21 +145,11 @@ impl FileReader {
             return;
         }
         if kind.is_empty() && (!api_version.is_empty() || node.get("metadata").is_some()) {
-            self.report(
-                MALFORMED,
-                "`kind` is missing".to_owned(),
-                node.line,
-                node.column,
-            );
+            self.report(MALFORMED, "`kind` is missing", node.line, node.column);
             return;
         }
         if api_version.is_empty() && node.get("metadata").is_some() {
-            self.report(
-                MALFORMED,
-                "`apiVersion` is missing".to_owned(),
-                node.line,
-                node.column,
-            );
+            self.report(MALFORMED, "`apiVersion` is missing", node.line, node.column);
             return;
         }
         let metadata = |key| {
@@ -181,14 +171,11 @@ impl FileReader {
             Content::Map(entries) => {
                 for entry in entries {
                     if entry.boolean_key {
+                        let message = format!("YAML reads this key as the boolean `{}`", entry.key);
+                        let at = Some(self.place(entry.line, entry.column));
                         self.diagnostics.push(Diagnostic {
-                            id: "yaml-boolean-name",
-                            severity: Severity::Warning,
-                            message: format!("YAML reads this key as the boolean `{}`", entry.key),
-                            object: None,
-                            path: String::new(),
-                            at: Some(self.place(entry.line, entry.column)),
                             help: Some("put the key in quotes".to_owned()),
+                            ..Diagnostic::new("yaml-boolean-name", Severity::Warning, &message, at)
                         });
                     }
                     self.boolean_keys(&entry.value);
@@ -200,14 +187,11 @@ impl FileReader {
     }
 
     fn letter(&mut self, line: u32, column: u32) {
+        let message = "kubectl reads this letter as a boolean";
+        let at = Some(self.place(line, column));
         self.diagnostics.push(Diagnostic {
-            id: "yaml-boolean-name",
-            severity: Severity::Warning,
-            message: "kubectl reads this letter as a boolean".to_owned(),
-            object: None,
-            path: String::new(),
-            at: Some(self.place(line, column)),
             help: Some("put it in quotes".to_owned()),
+            ..Diagnostic::new("yaml-boolean-name", Severity::Warning, message, at)
         });
     }
 
@@ -224,14 +208,14 @@ impl FileReader {
         let help = message
             .starts_with("tabs ")
             .then(|| "YAML is indented with spaces only".to_owned());
-        let diagnostic = self.report(MALFORMED, message, line, column);
+        let diagnostic = self.report(MALFORMED, &message, line, column);
         diagnostic.help = help;
         diagnostic.object = sniff(chunk.text);
     }
 
     fn helm_template(&mut self, chunk: &Chunk<'_>, line: u32, column: u32) {
         let object = sniff(chunk.text);
-        let message = "this is a template, not a manifest: `{{` is left to be filled in".to_owned();
+        let message = "this is a template, not a manifest: `{{` is left to be filled in";
         let diagnostic = self.report("helm-template", message, line, column);
         diagnostic.object = object;
         diagnostic.help = Some(BuiltBy::Helm.help().to_owned());
@@ -252,26 +236,19 @@ impl FileReader {
                 "this directory is a Helm chart, not manifests",
             ),
         };
-        self.report(id, message.to_owned(), line, column).help = Some(tool.help().to_owned());
+        self.report(id, message, line, column).help = Some(tool.help().to_owned());
     }
 
     fn report(
         &mut self,
         id: &'static str,
-        message: String,
+        message: &str,
         line: u32,
         column: u32,
     ) -> &mut Diagnostic {
         let at = Some(self.place(line, column));
-        self.diagnostics.push(Diagnostic {
-            id,
-            severity: Severity::Error,
-            message,
-            object: None,
-            path: String::new(),
-            at,
-            help: None,
-        });
+        let diagnostic = Diagnostic::new(id, Severity::Error, message, at);
+        self.diagnostics.push(diagnostic);
         let last = self.diagnostics.len() - 1;
         &mut self.diagnostics[last]
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A document as a tree in which everything knows where it was written.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Number, Value};
@@ -98,34 +98,41 @@ impl Node {
         }
     }
 
-    /// Makes strings of the letters that YAML 1.1 reads as booleans and YAML 1.2 does not, and tells
-    /// where they are: a namespace may be called `y`. `letter` is what is written at a line and column.
-    pub(super) fn keep_letters(
-        &mut self,
-        letter: &dyn Fn(u32, u32) -> Option<char>,
-        found: &mut Vec<(u32, u32)>,
-    ) {
-        match &mut self.content {
-            Content::Bool(_) => {
-                if let Some(letter) = letter(self.line, self.column) {
-                    self.content = Content::String(letter.into());
-                    found.push((self.line, self.column));
-                }
-            }
-            Content::List(items) => {
-                for item in items {
-                    item.keep_letters(letter, found);
-                }
-            }
+    /// Where booleans are written, values and keys.
+    pub(super) fn booleans(&self, found: &mut Vec<(u32, u32)>) {
+        match &self.content {
+            Content::Bool(_) => found.push((self.line, self.column)),
+            Content::List(items) => items.iter().for_each(|item| item.booleans(found)),
             Content::Map(entries) => {
                 for entry in entries {
-                    let written = entry.boolean_key.then(|| letter(entry.line, entry.column));
-                    if let Some(letter) = written.flatten() {
-                        entry.key = letter.into();
-                        entry.boolean_key = false;
+                    if entry.boolean_key {
                         found.push((entry.line, entry.column));
                     }
-                    entry.value.keep_letters(letter, found);
+                    entry.value.booleans(found);
+                }
+            }
+            Content::Null | Content::Number(_) | Content::String(_) => {}
+        }
+    }
+
+    /// Makes strings of the letters that YAML 1.1 reads as booleans and YAML 1.2 does not: a namespace
+    /// may be called `y`. `letters` are those that stand where a boolean was read.
+    pub(super) fn keep_letters(&mut self, letters: &BTreeMap<(u32, u32), char>) {
+        match &mut self.content {
+            Content::Bool(_) => {
+                if let Some(letter) = letters.get(&(self.line, self.column)) {
+                    self.content = Content::String((*letter).into());
+                }
+            }
+            Content::List(items) => items.iter_mut().for_each(|item| item.keep_letters(letters)),
+            Content::Map(entries) => {
+                for entry in entries {
+                    let letter = letters.get(&(entry.line, entry.column));
+                    if let (true, Some(letter)) = (entry.boolean_key, letter) {
+                        entry.key = (*letter).into();
+                        entry.boolean_key = false;
+                    }
+                    entry.value.keep_letters(letters);
                 }
             }
             Content::Null | Content::Number(_) | Content::String(_) => {}

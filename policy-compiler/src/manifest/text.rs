@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How a file's text falls into documents, and each document into a tree of nodes.
 
-use std::cell::LazyCell;
+use std::collections::BTreeMap;
 
 use serde_saphyr::{Error, alias_limits, budget, budget::BudgetBreach, options};
 
@@ -103,15 +103,19 @@ pub(super) fn parse(chunk: &Chunk<'_>) -> Result<Parsed, Malformed> {
     };
     serde_saphyr::from_multiple_with_options::<Node>(chunk.text, options)
         .map(|mut nodes| {
-            let mut letters = Vec::new();
-            let lines = LazyCell::new(|| chunk.text.lines().collect::<Vec<_>>());
+            let mut booleans = Vec::new();
+            for node in &nodes {
+                node.booleans(&mut booleans);
+            }
+            let letters = letters(chunk.text, booleans);
             for node in &mut nodes {
-                node.keep_letters(&|line, column| letter(&lines, line, column), &mut letters);
+                node.keep_letters(&letters);
                 node.shift(chunk.lines_before);
             }
-            for (line, _) in &mut letters {
-                *line += chunk.lines_before;
-            }
+            let letters = letters
+                .into_keys()
+                .map(|(line, column)| (line + chunk.lines_before, column))
+                .collect();
             Parsed { nodes, letters }
         })
         .map_err(|error| {
@@ -129,13 +133,30 @@ pub(super) fn parse(chunk: &Chunk<'_>) -> Result<Parsed, Malformed> {
         })
 }
 
-/// The plain scalar at a position, if it is one of the letters that YAML 1.1 reads as booleans.
-fn letter(lines: &[&str], line: u32, column: u32) -> Option<char> {
-    let index = |position: u32| usize::try_from(position).ok()?.checked_sub(1);
-    let mut rest = lines.get(index(line)?)?.chars().skip(index(column)?);
-    let letter = rest.next().filter(|c| matches!(c, 'y' | 'Y' | 'n' | 'N'))?;
-    let ends = |next: char| next.is_whitespace() || matches!(next, ',' | ':' | ']' | '}');
-    rest.next().is_none_or(ends).then_some(letter)
+/// Of `places`, those where one of the letters stands that YAML 1.1 reads as booleans; one pass over
+/// `text`, however many places there are on a line.
+fn letters(text: &str, mut places: Vec<(u32, u32)>) -> BTreeMap<(u32, u32), char> {
+    places.sort_unstable();
+    places.dedup();
+    let mut letters = BTreeMap::new();
+    let mut places = places.into_iter().peekable();
+    for (number, line) in (1..).zip(text.lines()) {
+        let mut chars = (1..).zip(line.chars());
+        while let Some(place) = places.next_if(|place| place.0 <= number) {
+            let written = chars.find(|(column, _)| *column == place.1);
+            let next = chars.clone().next().map(|(_, next)| next);
+            let ends = |next: char| next.is_whitespace() || matches!(next, ',' | ':' | ']' | '}');
+            if let Some((_, letter @ ('y' | 'Y' | 'n' | 'N'))) = written
+                && next.is_none_or(ends)
+            {
+                letters.insert(place, letter);
+            }
+        }
+        if places.peek().is_none() {
+            break;
+        }
+    }
+    letters
 }
 
 fn explain(error: &Error) -> String {

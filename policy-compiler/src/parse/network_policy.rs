@@ -339,7 +339,7 @@ fn port_or_name<'a>(r: &mut Reader<'a>, value: &'a Value) -> Option<PortOrName<'
         };
         if name.parse::<u16>().is_ok() {
             let message = format!("`\"{name}\"` in quotes is the name of a port, and no valid one");
-            r.reject_as("quoted-port-number", message).help =
+            r.reject_as("quoted-port-number", &message).help =
                 Some(format!("write {name} without quotes"));
         } else {
             r.reject(format!("`{name}` is {why}"));

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::Parsed;
 use crate::{
-    diagnostic::{Diagnostic, Location, ObjectRef, Severity},
+    diagnostic::{Diagnostic, Location, ObjectRef, Severity, one_line},
     manifest::{Locator, Step, spell},
     model::FailClosed,
 };
@@ -173,7 +173,7 @@ impl<'a> Reader<'a> {
         let diagnostic = self.report(
             "unknown-field",
             Severity::Error,
-            format!("unknown field `{name}`"),
+            &format!("unknown field `{name}`"),
         );
         diagnostic.at = at;
         let renamed = RENAMED
@@ -251,7 +251,7 @@ impl<'a> Reader<'a> {
     /// An API server refuses the object.
     pub(super) fn reject(&mut self, message: impl Into<String>) -> &mut Diagnostic {
         self.rejected = true;
-        self.report("invalid-object", Severity::Error, message.into())
+        self.report("invalid-object", Severity::Error, &message.into())
     }
 
     /// As [`Reader::reject`], for a field of the object at the reader's place.
@@ -276,7 +276,7 @@ impl<'a> Reader<'a> {
     }
 
     /// As [`Reader::reject`] for a problem with a name of its own.
-    pub(super) fn reject_as(&mut self, id: &'static str, message: String) -> &mut Diagnostic {
+    pub(super) fn reject_as(&mut self, id: &'static str, message: &str) -> &mut Diagnostic {
         self.rejected = true;
         self.report(id, Severity::Error, message)
     }
@@ -287,22 +287,18 @@ impl<'a> Reader<'a> {
         id: &'static str,
         message: impl Into<String>,
     ) -> &mut Diagnostic {
-        self.report(id, Severity::Error, message.into())
+        self.report(id, Severity::Error, &message.into())
     }
 
     pub(super) fn warn(&mut self, id: &'static str, message: impl Into<String>) -> &mut Diagnostic {
-        self.report(id, Severity::Warning, message.into())
+        self.report(id, Severity::Warning, &message.into())
     }
 
-    fn report(&mut self, id: &'static str, severity: Severity, message: String) -> &mut Diagnostic {
+    fn report(&mut self, id: &'static str, severity: Severity, message: &str) -> &mut Diagnostic {
         self.diagnostics.push(Diagnostic {
-            id,
-            severity,
-            message,
             object: self.object.clone(),
-            path: spell(&self.path),
-            at: self.here(),
-            help: None,
+            path: one_line(&spell(&self.path)),
+            ..Diagnostic::new(id, severity, message, self.here())
         });
         let last = self.diagnostics.len() - 1;
         &mut self.diagnostics[last]
