@@ -2,6 +2,8 @@
 //! Do all engines say what the oracle says, with the same reason, in every world?
 
 mod engines;
+#[path = "equivalence/services.rs"]
+mod services;
 mod suite;
 
 use engines::Answer;

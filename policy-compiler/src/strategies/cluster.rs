@@ -61,16 +61,11 @@ pub fn node() -> impl Strategy<Value = Node> {
 /// A pod: mostly a running one with its own address, sometimes finished, hostNetwork or without one.
 pub fn pod(settings: Settings) -> impl Strategy<Value = Pod> {
     let namespaces = settings.namespaces.clamp(1, Settings::MAX_NAMESPACES);
-    let contested = if settings.contested_addresses {
-        0.1
-    } else {
-        0.0
-    };
     let identity = (0..namespaces, 0..pools::POD_NAMES.len());
     let place = (
         option::weighted(0.9, select(&pools::NODES[..])),
         weighted_stack(),
-        option::weighted(contested, 0..8_u8),
+        option::weighted(0.1, 0..8_u8),
         option::weighted(0.5, 0..3_i64),
     );
     let phase = prop_oneof![
@@ -93,6 +88,7 @@ pub fn pod(settings: Settings) -> impl Strategy<Value = Pod> {
                 let (namespace, name) = identity;
                 let (node, stack, contested, created) = place;
                 let slot = namespace * pools::POD_NAMES.len() + name;
+                let contested = contested.filter(|_| settings.contested_addresses);
                 let slot = contested.unwrap_or(u8::try_from(slot).unwrap_or_default());
                 let number = pools::NODES.iter().position(|n| Some(*n) == node);
                 let addresses = match number.and_then(|number| u8::try_from(number).ok()) {
