@@ -15,8 +15,10 @@ use std::{
 use engines::Answer;
 use policy_compiler::{
     cases::{self, Expectation, because},
+    compile::{Scope, compile},
     diagnostic::Severity,
-    manifest::{self, Loaded},
+    lower::{Capacity, Reasons, lower},
+    manifest::{self, Document, Loaded},
     parse::{Channel, Settings},
 };
 
@@ -144,6 +146,38 @@ fn every_problem_is_reported_and_no_other_error() {
     assert!(failures.is_empty(), "\n{failures}");
 }
 
+/// P1, D6: the same documents in any order make the same cluster and the same bytes for the kernel.
+#[test]
+fn the_order_of_documents_does_not_matter() {
+    for case in corpus() {
+        let name = case.name();
+        let (documents, problems) =
+            manifest::read("case", &fs::read_to_string(&case.path).unwrap());
+        let load = |documents: Vec<Document>| {
+            let mut loaded =
+                manifest::assemble(documents, problems.clone(), &settings(&case.expectation));
+            case.expectation.complete(&mut loaded.snapshot);
+            loaded.snapshot
+        };
+        let written = load(documents.clone());
+        let mut turned = documents.clone();
+        turned.rotate_left(documents.len() / 2);
+        for other in [documents.into_iter().rev().collect(), turned].map(load) {
+            assert!(other == written, "{name}: another cluster");
+            for node in written.nodes.keys() {
+                let image = |snapshot| {
+                    let tables = compile(snapshot, &Scope::Node(node.clone()));
+                    lower(&tables, &Capacity::default(), &mut Reasons::default()).unwrap()
+                };
+                assert!(
+                    image(&other) == image(&written),
+                    "{name}: another image for {node}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn every_rule_is_proven_by_a_case() {
     let corpus = corpus();
@@ -211,20 +245,24 @@ fn read(path: PathBuf) -> Case {
     };
     let expectation: Expectation =
         serde_json::from_value(document.value()).unwrap_or_else(|error| panic!("{file}: {error}"));
-    let settings = Settings {
-        channel: match expectation.channel.as_deref() {
-            None | Some("experimental") => Channel::Experimental,
-            Some("standard") => Channel::Standard,
-            Some(other) => panic!("{file}: channel {other}"),
-        },
-        ..Settings::default()
-    };
+    let settings = settings(&expectation);
     let mut loaded = manifest::load([(file.as_str(), text.as_str())], &settings);
     expectation.complete(&mut loaded.snapshot);
     Case {
         path,
         expectation,
         loaded,
+    }
+}
+
+fn settings(expectation: &Expectation) -> Settings {
+    Settings {
+        channel: match expectation.channel.as_deref() {
+            None | Some("experimental") => Channel::Experimental,
+            Some("standard") => Channel::Standard,
+            Some(other) => panic!("{}: there is no channel {other}", expectation.title),
+        },
+        ..Settings::default()
     }
 }
 

@@ -7,20 +7,96 @@ mod services;
 mod suite;
 
 use engines::Answer;
-use policy_compiler::strategies::{Settings, world};
+use policy_compiler::{
+    Flow,
+    model::Protocol,
+    reach::Reach,
+    reference,
+    strategies::{Settings, interesting_ports, world},
+};
 use proptest::{prop_assert, prop_assert_eq, strategy::Strategy};
 use suite::{EVERYTHING, cases, check};
 
-/// Flows tried in each world.
-const FLOWS: usize = 48;
-
 #[test]
 fn engines_agree_with_the_oracle() {
-    let worlds = world(Settings::default(), FLOWS).boxed();
+    agree("engines", Settings::default(), 10_000, 48);
+}
+
+/// The same with more of everything: more classes, deeper rulesets, longer chains of precedence.
+#[test]
+fn engines_agree_in_crowded_worlds() {
+    let crowded = Settings {
+        namespaces: 4,
+        nodes: 3,
+        pods: 14,
+        services: 4,
+        network_policies: 10,
+        admin_policies: 6,
+        rules: 4,
+        peers: 3,
+        ports: 3,
+        ..Settings::default()
+    };
+    agree("crowded", crowded, 1_000, 200);
+}
+
+/// P12: what is said of all ports between two ends at once is what the oracle says of each: at the
+/// ends of every range it distinguishes, and at every port that the policies or pods name, and beside.
+#[test]
+fn connections_are_exact_at_every_port() {
+    let worlds = world(Settings::default(), 2).boxed();
+    let required = ["allow", "deny", "several ranges"];
     check(
-        "engines",
+        "ports",
         cases(10_000),
         worlds,
+        &required,
+        |(snapshot, flows), met| {
+            let reach = Reach::new(&snapshot);
+            for flow in &flows {
+                let connection = reach.connection(
+                    &flow.source,
+                    &flow.destination,
+                    flow.family,
+                    flow.via_service,
+                );
+                let sides = [&connection.egress, &connection.ingress];
+                if sides.iter().any(|side| side.runs().len() > 3) {
+                    met.met("several ranges");
+                }
+                let ends = sides
+                    .into_iter()
+                    .flat_map(|side| side.segments())
+                    .flat_map(|segment| {
+                        [segment.ports.start, segment.ports.end]
+                            .map(|port| (segment.protocol, port))
+                    });
+                for (protocol, port) in ends.chain(interesting_ports(&snapshot)) {
+                    let expected = reference::evaluate(
+                        &snapshot,
+                        &Flow {
+                            protocol,
+                            port,
+                            ..flow.clone()
+                        },
+                    );
+                    met.trace(&expected);
+                    let port = if protocol == Protocol::Other { 0 } else { port };
+                    prop_assert_eq!(connection.egress.at(protocol, port), &expected.egress);
+                    prop_assert_eq!(connection.ingress.at(protocol, port), &expected.ingress);
+                }
+            }
+            Ok(())
+        },
+    );
+}
+
+#[track_caller]
+fn agree(name: &'static str, settings: Settings, worlds: u32, flows: usize) {
+    check(
+        name,
+        cases(worlds),
+        world(settings, flows).boxed(),
         &EVERYTHING,
         |(snapshot, flows), met| {
             let engines = engines::all();
