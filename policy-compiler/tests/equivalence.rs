@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Do all engines say what the oracle says, with the same reason, in every world?
+#![expect(clippy::expect_used, reason = "tests fail loudly")]
 
 mod engines;
 #[path = "equivalence/services.rs"]
@@ -10,6 +11,7 @@ use engines::Answer;
 use policy_compiler::{
     Flow,
     model::Protocol,
+    portmap::PortMap,
     reach::Reach,
     reference,
     strategies::{Settings, interesting_ports, world},
@@ -66,7 +68,7 @@ fn connections_are_exact_at_every_port() {
                 }
                 let ends = sides
                     .into_iter()
-                    .flat_map(|side| side.segments())
+                    .flat_map(PortMap::segments)
                     .flat_map(|segment| {
                         [segment.ports.start, segment.ports.end]
                             .map(|port| (segment.protocol, port))
