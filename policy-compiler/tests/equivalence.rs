@@ -3,8 +3,6 @@
 #![expect(clippy::expect_used, reason = "tests fail loudly")]
 
 mod engines;
-#[path = "equivalence/services.rs"]
-mod services;
 mod suite;
 
 use engines::Answer;
