@@ -13,11 +13,13 @@ use policy_ebpf_common::{
         BANKS, Cell, Config, Counter, ENDPOINT_SLOTS, Endpoint, EventBudget, FlowKey4, FlowKey6,
         FlowState, FragmentKey, FragmentState, HostBucket, PortSet, RowChunk, ServiceKey, TrieNode,
     },
-    decide::{OUTCOMES, State},
+    decide::{Court, Inquiry, OUTCOMES, State},
     flow::{Direction, fragment_key, key4, key6},
-    lookup::{self, Bank, Question, Tables},
+    lookup::Tables,
     parse::Packet,
 };
+
+use crate::case;
 
 // Entries per bank; the loader replaces the numbers by half of what the maps hold.
 #[unsafe(no_mangle)]
@@ -36,7 +38,7 @@ static PORT_SETS_CAPACITY: Global<u32> = Global::new(8_192);
 #[map]
 pub(crate) static CONFIG: Array<Config> = Array::pinned(1, BPF_F_MMAPABLE);
 #[map]
-static ENDPOINTS: Array<Endpoint> = Array::pinned(ENDPOINT_SLOTS, BPF_F_MMAPABLE);
+pub(crate) static ENDPOINTS: Array<Endpoint> = Array::pinned(ENDPOINT_SLOTS, BPF_F_MMAPABLE);
 #[map(name = "ENDPOINT_SLOTS")]
 static ENDPOINT_SLOTS_BY_IFINDEX: HashMap<u32, u32> = HashMap::pinned(ENDPOINT_SLOTS, 0);
 #[map]
@@ -98,22 +100,11 @@ impl Kernel {
 #[inline(always)]
 pub(crate) fn scratch() -> Option<(&'static mut Packet, &'static mut Packet)> {
     let packets = SCRATCH.get_ptr_mut(0)?;
-    // SAFETY: the slot is this processor's and only used through this function, once per program.
+    // SAFETY: the slot is this processor's. A program holds the references of one call of this
+    // function while `judge` and `ask` read through those of others, but writes through neither meanwhile.
     // The kernel zeroes new maps and zero is a packet; later it holds packets written by us.
     let [packet, quoted] = unsafe { &mut *packets };
     Some((packet, quoted))
-}
-
-/// [`Kernel::cell`] as a function of numbers, which the verifier checks once and by itself.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn verdict(first: u64, second: u64, rest: u64, bank: u32) -> u32 {
-    let Some(config) = CONFIG.get(0) else {
-        return 0;
-    };
-    let bank = Bank::of(config, bank);
-    let question = Question::unpack([first, second, rest]);
-    lookup::cell(&Kernel, &bank, &question).0
 }
 
 impl Tables for Kernel {
@@ -165,9 +156,9 @@ impl State for Kernel {
     }
 
     #[inline(always)]
-    fn cell(&self, bank: &Bank, question: &Question) -> Cell {
-        let [first, second, rest] = question.pack();
-        Cell(verdict(first, second, rest, bank.number))
+    fn consult(&self, court: &Court<'_, Self>, _packet: &Packet, inquiry: &Inquiry) -> Cell {
+        // The packet is the one in the scratch map that the inquiry says.
+        case::consult(court, inquiry)
     }
 
     #[inline(always)]
@@ -175,7 +166,8 @@ impl State for Kernel {
         ENDPOINTS.get(slot)
     }
 
-    #[inline(always)]
+    // Several hundred instructions less than in line.
+    #[inline(never)]
     fn flow(&self, id: u32, direction: Direction, packet: &Packet) -> Option<FlowState> {
         // SAFETY: another processor may write the entry meanwhile. Its words are independent: each
         // read word is one that was true a moment ago.
@@ -188,7 +180,7 @@ impl State for Kernel {
         }
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn store_flow(&self, id: u32, direction: Direction, packet: &Packet, state: &FlowState) {
         // An LRU map makes room; where it cannot at once, the flow's next packet tries again.
         let _stored = if packet.ipv6 {
@@ -198,7 +190,7 @@ impl State for Kernel {
         };
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn forget_flow(&self, id: u32, direction: Direction, packet: &Packet) {
         // An entry that is gone already is as good as one removed.
         let _removed = if packet.ipv6 {

@@ -11,13 +11,14 @@ use aya_ebpf::{
 };
 use policy_ebpf_common::{
     abi::{Config, ENDPOINT_SLOTS, Endpoint, SourceTag},
-    decide::{Court, Judgement, Outcome, State as _},
+    decide::{Judgement, Outcome, State as _},
     flow::{Direction, Source},
     lookup::Bank,
     parse::{Frame, Kind, Packet, parse, parse_quoted},
 };
 
 use crate::{
+    case::{Case, Stage},
     emit::{Account, account},
     maps::{CONFIG, Kernel, scratch},
     packet::Skb,
@@ -40,8 +41,15 @@ pub(crate) fn from_pod(context: TcContext) -> i32 {
         skb.set_tag(NO_TAG);
         return unknown(&skb, config, &bank, Direction::Egress, frame, packet);
     };
-    let quoted = quoted_of(&skb, frame, packet, quoted);
-    let judgement = court(config, bank, endpoint).from_pod(frame, packet, quoted);
+    let judgement = Case {
+        slot,
+        bank: bank.number,
+        stage: Stage::FromPod,
+        frame,
+        quoted: quotes(&skb, frame, packet, quoted),
+        source: Source::Address,
+    }
+    .judge();
     let deferred = matches!(judgement.outcome, Outcome::Deferred);
     skb.set_tag(SourceTag::new(slot, deferred));
     let to = account_of(&skb, config, slot, endpoint, Direction::Egress, &bank);
@@ -60,14 +68,14 @@ pub(crate) fn to_pod(context: TcContext) -> i32 {
     let Some((slot, endpoint)) = Kernel::endpoint_of(skb.ifindex()) else {
         return unknown(&skb, config, &bank, Direction::Ingress, frame, packet);
     };
-    let peer = match tag.slot() {
-        Some(source) if source == slot => Source::Own,
-        Some(source) => Source::Slot(source),
+    let source = match tag.slot() {
+        Some(sender) if sender == slot => Source::Own,
+        Some(sender) => Source::Slot(sender),
         None if skb.ingress_ifindex() == 0 => Source::Host,
         None => Source::Address,
     };
     if tag.is_deferred() {
-        let own = matches!(peer, Source::Own);
+        let own = matches!(source, Source::Own);
         let verdict = deferred(&skb, config, &bank, tag, own, frame, packet);
         if verdict == DROP {
             return DROP;
@@ -75,8 +83,15 @@ pub(crate) fn to_pod(context: TcContext) -> i32 {
     }
     // The mark has served; a tunnel would copy it to the outer packet.
     skb.set_tag(NO_TAG);
-    let quoted = quoted_of(&skb, frame, packet, quoted);
-    let judgement = court(config, bank, endpoint).to_pod(frame, peer, packet, quoted);
+    let judgement = Case {
+        slot,
+        bank: bank.number,
+        stage: Stage::ToPod,
+        frame,
+        quoted: quotes(&skb, frame, packet, quoted),
+        source,
+    }
+    .judge();
     let to = account_of(&skb, config, slot, endpoint, Direction::Ingress, &bank);
     conclude(&to, packet, judgement)
 }
@@ -141,7 +156,15 @@ fn deferred(
     let Some(endpoint) = Kernel.endpoint(slot) else {
         return DROP;
     };
-    let judgement = court(config, *bank, endpoint).deferred(frame, own, packet);
+    let judgement = Case {
+        slot,
+        bank: bank.number,
+        stage: Stage::Deferred,
+        frame,
+        quoted: false,
+        source: if own { Source::Own } else { Source::Address },
+    }
+    .judge();
     if !judgement.outcome.is_drop() {
         // Counted when it was deferred.
         return PASS;
@@ -183,16 +206,6 @@ fn conclude(to: &Account<'_>, packet: &Packet, judgement: Judgement) -> i32 {
 }
 
 #[inline(always)]
-fn court<'a>(config: &'a Config, bank: Bank, endpoint: &'a Endpoint) -> Court<'a, Kernel> {
-    Court {
-        world: &Kernel,
-        config,
-        bank,
-        endpoint,
-    }
-}
-
-#[inline(always)]
 const fn account_of<'a>(
     skb: &'a Skb,
     config: &'a Config,
@@ -211,20 +224,12 @@ const fn account_of<'a>(
     }
 }
 
-/// The packet that an ICMP error is about.
+/// Whether the packet is an ICMP error whose subject could be read into `quoted`.
 #[inline(always)]
-fn quoted_of<'a>(
-    skb: &Skb,
-    frame: Frame,
-    packet: &Packet,
-    quoted: &'a mut Packet,
-) -> Option<&'a Packet> {
-    let is_error = matches!(frame, Frame::Ip) && matches!(packet.kind, Kind::Error | Kind::TooBig);
-    if is_error && parse_quoted(skb, packet, quoted) {
-        Some(quoted)
-    } else {
-        None
-    }
+fn quotes(skb: &Skb, frame: Frame, packet: &Packet, quoted: &mut Packet) -> bool {
+    matches!(frame, Frame::Ip)
+        && matches!(packet.kind, Kind::Error | Kind::TooBig)
+        && parse_quoted(skb, packet, quoted)
 }
 
 /// The configuration and the bank it names. Read once per packet: user space may switch banks at any

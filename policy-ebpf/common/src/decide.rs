@@ -17,8 +17,8 @@ use crate::{
         RowEntry,
     },
     flow::{Direction, FRAGMENT_SECONDS, Source},
-    lookup::{self, Bank, Peer, Question, Tables, cell_of_protocol, entry_of_class, word_of},
-    parse::{Address, Fragment, Frame, Kind, Packet, port_protocol},
+    lookup::{self, Bank, Peer, Port, Question, Tables},
+    parse::{Address, Fragment, Frame, Kind, Packet},
 };
 
 /// What the datapath knows beside the tables. A flow is named by an endpoint's id and a packet of
@@ -26,12 +26,13 @@ use crate::{
 pub trait State {
     /// Low 32 bits of jiffies.
     fn now(&self) -> u32;
-    /// The answer of the tables.
-    fn cell(&self, bank: &Bank, question: &Question) -> Cell
+    /// Has the tables answer an inquiry of a court about `packet`. A hook, so that the kernel can put
+    /// a function in between that the verifier checks by itself.
+    fn consult(&self, court: &Court<'_, Self>, packet: &Packet, inquiry: &Inquiry) -> Cell
     where
         Self: Tables + Sized,
     {
-        lookup::cell(self, bank, question)
+        court.consult(packet, inquiry)
     }
     /// The endpoint in a slot.
     fn endpoint(&self, slot: u32) -> Option<&Endpoint>;
@@ -115,6 +116,32 @@ impl Outcome {
         Self::BackendDenied,
     ];
 
+    /// The outcome with this code.
+    #[inline(always)]
+    pub const fn from_code(code: u8) -> Option<Self> {
+        Some(match code {
+            0 => Self::Unenforced,
+            1 => Self::Allowed,
+            2 => Self::Deferred,
+            3 => Self::Reply,
+            4 => Self::Established,
+            5 => Self::Related,
+            6 => Self::Infrastructure,
+            7 => Self::FragmentOfAllowed,
+            16 => Self::Denied,
+            17 => Self::Quarantined,
+            18 => Self::UnknownInterface,
+            19 => Self::NotIp,
+            20 => Self::Malformed,
+            21 => Self::Spoofed,
+            22 => Self::FragmentOfDenied,
+            23 => Self::FragmentWithoutFirst,
+            24 => Self::Redirect,
+            25 => Self::BackendDenied,
+            _ => return None,
+        })
+    }
+
     /// Whether the packet is to be dropped, audit mode aside.
     #[inline(always)]
     pub const fn is_drop(self) -> bool {
@@ -141,6 +168,26 @@ impl Judgement {
         }
     }
 
+    /// The judgement as a number, to pass between functions that the verifier checks apart from each
+    /// other.
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        self.outcome as u64 | (self.cell.0 as u64) << 32
+    }
+
+    /// The inverse of [`Self::pack`]; a number that is no judgement drops.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the halves are wanted")]
+    pub const fn unpack(packed: u64) -> Self {
+        Self {
+            outcome: match Outcome::from_code(packed as u8) {
+                Some(outcome) => outcome,
+                None => Outcome::Malformed,
+            },
+            cell: Cell((packed >> 32) as u32),
+        }
+    }
+
     /// Whether the packet goes on its way.
     #[inline(always)]
     pub const fn passes(self) -> bool {
@@ -151,6 +198,89 @@ impl Judgement {
     #[inline(always)]
     pub const fn is_audited(self) -> bool {
         self.outcome.is_drop() && self.cell.audit()
+    }
+}
+
+/// What a court asks of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inquiry {
+    /// The table.
+    pub table: Direction,
+    /// How the other end is known.
+    pub source: Source,
+    /// Which way the packet goes, hence which of its ends is the other one.
+    pub direction: Direction,
+    /// Destination port of the flow: in the opposite direction's table the packet's source port.
+    pub port: Port,
+    /// About the packet that an ICMP error quotes.
+    pub quoted: bool,
+}
+
+impl Inquiry {
+    const PORT: u32 = 32;
+    const SLOT: u32 = 48;
+    const EGRESS_TABLE: u64 = 1;
+    const EGRESS_PACKET: u64 = 1 << 1;
+    const UNKNOWN: u64 = 1 << 2;
+    const QUOTED: u64 = 1 << 3;
+    const HOST: u64 = 1 << 4;
+    const OWN: u64 = 2 << 4;
+    const IN_SLOT: u64 = 3 << 4;
+    const SOURCE: u64 = 3 << 4;
+
+    /// The inquiry as a number, to pass between functions that the verifier checks apart from each
+    /// other. Bits 8 to 31 are free for the caller.
+    #[inline(always)]
+    pub const fn pack(&self) -> u64 {
+        let mut packed = match self.source {
+            Source::Address => 0,
+            Source::Host => Self::HOST,
+            Source::Own => Self::OWN,
+            Source::Slot(slot) => Self::IN_SLOT | (slot as u64 & 0xffff) << Self::SLOT,
+        };
+        packed |= match self.port {
+            Port::Known(port) => (port as u64) << Self::PORT,
+            Port::Unknown => Self::UNKNOWN,
+        };
+        if matches!(self.table, Direction::Egress) {
+            packed |= Self::EGRESS_TABLE;
+        }
+        if matches!(self.direction, Direction::Egress) {
+            packed |= Self::EGRESS_PACKET;
+        }
+        if self.quoted {
+            packed |= Self::QUOTED;
+        }
+        packed
+    }
+
+    /// The inverse of [`Self::pack`].
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the fields are wanted")]
+    pub const fn unpack(packed: u64) -> Self {
+        const fn direction(egress: bool) -> Direction {
+            if egress {
+                Direction::Egress
+            } else {
+                Direction::Ingress
+            }
+        }
+        Self {
+            table: direction(packed & Self::EGRESS_TABLE != 0),
+            source: match packed & Self::SOURCE {
+                Self::HOST => Source::Host,
+                Self::OWN => Source::Own,
+                Self::IN_SLOT => Source::Slot((packed >> Self::SLOT) as u32),
+                _ => Source::Address,
+            },
+            direction: direction(packed & Self::EGRESS_PACKET != 0),
+            port: if packed & Self::UNKNOWN == 0 {
+                Port::Known((packed >> Self::PORT) as u16)
+            } else {
+                Port::Unknown
+            },
+            quoted: packed & Self::QUOTED != 0,
+        }
     }
 }
 
@@ -165,32 +295,28 @@ pub struct Court<'a, W> {
     pub bank: Bank,
     /// The pod.
     pub endpoint: &'a Endpoint,
+    /// Its slot.
+    pub slot: u32,
 }
 
 impl<W: Tables + State> Court<'_, W> {
-    /// Judges a frame from the pod.
+    /// Judges a frame from the pod or to it. `source` is not [`Source::Address`] where the sender of
+    /// a packet to the pod is known better. `quoted` is the packet that an ICMP error is about.
     #[inline(always)]
-    pub fn from_pod(&self, frame: Frame, packet: &Packet, quoted: Option<&Packet>) -> Judgement {
-        let judgement = match self.frame(Direction::Egress, frame, packet) {
-            Some(judgement) => judgement,
-            None if self.is_spoofed(packet) => Judgement::of(Outcome::Spoofed),
-            None => self.packet(Direction::Egress, Source::Address, packet, quoted),
-        };
-        self.audited(judgement)
-    }
-
-    /// Judges a frame to the pod. `peer` is not [`Source::Address`] where the sender is known better.
-    #[inline(always)]
-    pub fn to_pod(
+    pub fn judge(
         &self,
+        direction: Direction,
         frame: Frame,
-        peer: Source,
+        source: Source,
         packet: &Packet,
         quoted: Option<&Packet>,
     ) -> Judgement {
-        let judgement = match self.frame(Direction::Ingress, frame, packet) {
-            Some(judgement) => judgement,
-            None => self.packet(Direction::Ingress, peer, packet, quoted),
+        let judgement = if let Some(judgement) = self.frame(direction, frame, packet) {
+            judgement
+        } else if matches!(direction, Direction::Egress) && self.is_spoofed(packet) {
+            Judgement::of(Outcome::Spoofed)
+        } else {
+            self.packet(direction, source, packet, quoted)
         };
         self.audited(judgement)
     }
@@ -200,16 +326,23 @@ impl<W: Tables + State> Court<'_, W> {
     #[inline(always)]
     pub fn deferred(&self, frame: Frame, own: bool, packet: &Packet) -> Judgement {
         const STAGE: u8 = 2;
-        let peer = if own { Source::Own } else { Source::Address };
+        let source = if own { Source::Own } else { Source::Address };
         if !matches!(frame, Frame::Ip) {
             return self.audited(Judgement::of(Outcome::Malformed));
         }
         if matches!(packet.fragment, Fragment::Later) {
-            let judgement = self.later_fragment(STAGE, Direction::Egress, peer, packet);
+            let judgement = self.later_fragment(STAGE, Direction::Egress, source, packet);
             return self.audited(judgement);
         }
         let egress = Direction::Egress;
-        let cell = self.cell(egress, peer, egress, packet, packet.destination_port);
+        let inquiry = Inquiry {
+            table: egress,
+            source,
+            direction: egress,
+            port: Port::Known(packet.destination_port),
+            quoted: false,
+        };
+        let cell = self.world.consult(self, packet, &inquiry);
         // Still a Service whose backends differ: somebody else translates it, out of sight.
         let admitted = cell.action() == Cell::ALLOW || cell.audit();
         let judgement = Judgement {
@@ -249,54 +382,57 @@ impl<W: Tables + State> Court<'_, W> {
     fn packet(
         &self,
         direction: Direction,
-        peer: Source,
+        source: Source,
         packet: &Packet,
         quoted: Option<&Packet>,
     ) -> Judgement {
-        if self.row(direction) == 0 {
-            if self.remembers(direction, peer, packet) {
-                self.remember(direction, peer, packet, UNENFORCED);
+        let enforced = self.row(direction) != 0;
+        if enforced {
+            if matches!(packet.fragment, Fragment::Later) {
+                return self.later_fragment(direction as u8, direction, source, packet);
             }
-            return Judgement::of(Outcome::Unenforced);
-        }
-        match packet.fragment {
-            Fragment::None => {}
-            Fragment::First => {
-                let judgement = self.flow(direction, peer, packet);
-                let verdict = match judgement.outcome {
-                    Outcome::Deferred => FRAGMENT_DEFERRED,
-                    _ if self.audited(judgement).passes() => FRAGMENT_ALLOWED,
-                    _ => FRAGMENT_DENIED,
-                };
-                self.remember_fragment(direction as u8, verdict, packet);
-                return judgement;
+            if matches!(packet.kind, Kind::Redirect) {
+                return Judgement::of(Outcome::Redirect);
             }
-            Fragment::Later => {
-                return self.later_fragment(direction as u8, direction, peer, packet);
+            if let Some(quoted) = quoted
+                && self.is_related(direction, packet, quoted)
+            {
+                return Judgement::of(Outcome::Related);
             }
         }
-        if matches!(packet.kind, Kind::Redirect) {
-            return Judgement::of(Outcome::Redirect);
+        let judgement = self.flow(direction, source, packet);
+        if enforced && matches!(packet.fragment, Fragment::First) {
+            let verdict = match judgement.outcome {
+                Outcome::Deferred => FRAGMENT_DEFERRED,
+                _ if self.audited(judgement).passes() => FRAGMENT_ALLOWED,
+                _ => FRAGMENT_DENIED,
+            };
+            self.remember_fragment(direction as u8, verdict, packet);
         }
-        if let Some(quoted) = quoted
-            && self.is_related(direction, packet, quoted)
-        {
-            return Judgement::of(Outcome::Related);
-        }
-        self.flow(direction, peer, packet)
+        judgement
     }
 
     /// Judges a packet as a new flow, then as an answer.
     #[inline(always)]
-    fn flow(&self, direction: Direction, peer: Source, packet: &Packet) -> Judgement {
-        let cell = self.cell(direction, peer, direction, packet, packet.destination_port);
+    fn flow(&self, direction: Direction, source: Source, packet: &Packet) -> Judgement {
+        let inquiry = Inquiry {
+            table: direction,
+            source,
+            direction,
+            port: Port::Known(packet.destination_port),
+            quoted: false,
+        };
+        let cell = self.world.consult(self, packet, &inquiry);
         if cell.action() == Cell::DENY
             && let Some(judgement) = self.answer(direction, packet)
         {
             return judgement;
         }
-        if admits(cell) && self.remembers(direction, peer, packet) {
-            self.remember(direction, peer, packet, cell);
+        if admits(cell) && self.remembers(direction, source, packet) {
+            self.remember(direction, source, packet, cell);
+        }
+        if cell == UNENFORCED {
+            return Judgement::of(Outcome::Unenforced);
         }
         let outcome = match cell.action() {
             Cell::ALLOW => Outcome::Allowed,
@@ -308,7 +444,7 @@ impl<W: Tables + State> Court<'_, W> {
 
     /// Whether an admitted packet's flow has to be tracked: replies could be denied otherwise.
     #[inline(always)]
-    fn remembers(&self, direction: Direction, peer: Source, packet: &Packet) -> bool {
+    fn remembers(&self, direction: Direction, source: Source, packet: &Packet) -> bool {
         let tracked = match packet.kind {
             Kind::Opening | Kind::Stream | Kind::Datagram | Kind::EchoRequest | Kind::EchoReply => {
                 !matches!(packet.fragment, Fragment::Later)
@@ -326,7 +462,7 @@ impl<W: Tables + State> Court<'_, W> {
             // The table finds replies by address, which is not how this peer was admitted. Where
             // everybody is admitted that makes no difference.
             Kind::Opening | Kind::Stream => {
-                !matches!(peer, Source::Address) && self.row(direction) != 0
+                !matches!(source, Source::Address) && self.row(direction) != 0
             }
             _ => true,
         }
@@ -334,7 +470,7 @@ impl<W: Tables + State> Court<'_, W> {
 
     /// Tracks the flow of an admitted packet.
     #[inline(always)]
-    fn remember(&self, direction: Direction, peer: Source, packet: &Packet, cell: Cell) {
+    fn remember(&self, direction: Direction, source: Source, packet: &Packet, cell: Cell) {
         let now = self.world.now();
         let id = self.endpoint.id;
         let generation = self.bank.generation;
@@ -353,7 +489,7 @@ impl<W: Tables + State> Court<'_, W> {
                 return;
             }
         }
-        let state = FlowState::opened(direction, peer, now, generation, cell.0);
+        let state = FlowState::opened(direction, source, now, generation, cell.0);
         self.world.store_flow(id, direction, packet, &state);
     }
 
@@ -370,7 +506,16 @@ impl<W: Tables + State> Court<'_, W> {
                 return None;
             }
         };
-        let back = |peer| self.cell(opposite, peer, direction, packet, packet.source_port);
+        let back = |source| {
+            let inquiry = Inquiry {
+                table: opposite,
+                source,
+                direction,
+                port: Port::Known(packet.source_port),
+                quoted: false,
+            };
+            self.world.consult(self, packet, &inquiry)
+        };
         if pickup {
             let cell = back(Source::Address);
             if admits(cell) {
@@ -424,13 +569,17 @@ impl<W: Tables + State> Court<'_, W> {
         if matches!(packet.kind, Kind::TooBig) {
             return true;
         }
-        let known = Source::Address;
-        let opened = self.cell(opposite, known, opposite, quoted, quoted.destination_port);
-        if admits(opened) {
-            return true;
-        }
-        let answered = self.cell(direction, known, opposite, quoted, quoted.source_port);
-        if admits(answered) {
+        let admitted = |table, port| {
+            let inquiry = Inquiry {
+                table,
+                source: Source::Address,
+                direction: opposite,
+                port: Port::Known(port),
+                quoted: true,
+            };
+            admits(self.world.consult(self, quoted, &inquiry))
+        };
+        if admitted(opposite, quoted.destination_port) || admitted(direction, quoted.source_port) {
             return true;
         }
         let flow = self.world.flow(self.endpoint.id, opposite, quoted);
@@ -444,7 +593,7 @@ impl<W: Tables + State> Court<'_, W> {
         &self,
         stage: u8,
         direction: Direction,
-        peer: Source,
+        source: Source,
         packet: &Packet,
     ) -> Judgement {
         if let Some(first) = self.world.fragment(stage, self.endpoint.id, packet)
@@ -456,41 +605,20 @@ impl<W: Tables + State> Court<'_, W> {
                 _ => Outcome::FragmentOfDenied,
             });
         }
-        let row = self.row(direction);
-        if row == 0 {
-            return Judgement::of(Outcome::Unenforced);
-        }
-        let peer = match peer {
-            Source::Address => Peer::Address,
-            Source::Host => Peer::Class(CLASS_HOST),
-            Source::Slot(slot) => self.peer_in_slot(slot, packet.ipv6),
-            Source::Own => return Judgement::of(Outcome::FragmentWithoutFirst),
+        let inquiry = Inquiry {
+            table: direction,
+            source,
+            direction,
+            port: Port::Unknown,
+            quoted: false,
         };
-        let class = match peer {
-            Peer::Class(class) => class,
-            Peer::Address | Peer::Entry(_) => {
-                let remote = remote_of(direction, packet);
-                let word = word_of(self.world, &self.bank, &remote, packet.ipv6);
-                // Which backend is behind a Service's address only the port could tell.
-                if word.is_service() && matches!(direction, Direction::Egress) {
-                    return Judgement::of(Outcome::FragmentWithoutFirst);
-                }
-                word.class()
-            }
+        let cell = self.world.consult(self, packet, &inquiry);
+        let outcome = match cell.action() {
+            Cell::ALLOW => Outcome::Allowed,
+            Cell::DENY => Outcome::Denied,
+            _ => return Judgement::of(Outcome::FragmentWithoutFirst),
         };
-        let entry = entry_of_class(self.world, &self.bank, row, class);
-        let protocol = port_protocol(packet.protocol);
-        match cell_of_protocol(self.world, &self.bank, entry, protocol) {
-            Some(cell) if cell.action() == Cell::ALLOW => Judgement {
-                outcome: Outcome::Allowed,
-                cell,
-            },
-            Some(cell) => Judgement {
-                outcome: Outcome::Denied,
-                cell,
-            },
-            None => Judgement::of(Outcome::FragmentWithoutFirst),
-        }
+        Judgement { outcome, cell }
     }
 
     #[inline(always)]
@@ -503,23 +631,25 @@ impl<W: Tables + State> Court<'_, W> {
             .store_fragment(stage, self.endpoint.id, packet, &state);
     }
 
-    /// What the table of direction `table` says of a flow with the other end of `packet`, which goes
-    /// in `direction`, and destination port `port`. In the opposite direction's table that is the
-    /// source port of the packet at hand.
+    /// What a table says of a flow with the other end of `packet`.
     #[inline(always)]
-    fn cell(
-        &self,
-        table: Direction,
-        peer: Source,
-        direction: Direction,
-        packet: &Packet,
-        port: u16,
-    ) -> Cell {
+    pub fn consult(&self, packet: &Packet, inquiry: &Inquiry) -> Cell {
+        let Inquiry {
+            table,
+            source,
+            direction,
+            port,
+            ..
+        } = *inquiry;
+        let port = match port {
+            Port::Known(_) if !packet.has_ports() => Port::Known(0),
+            _ => port,
+        };
         let row = self.row(table);
         if row == 0 {
             return UNENFORCED;
         }
-        let peer = match peer {
+        let peer = match source {
             Source::Address => Peer::Address,
             Source::Host => Peer::Class(CLASS_HOST),
             Source::Slot(slot) => self.peer_in_slot(slot, packet.ipv6),
@@ -539,9 +669,9 @@ impl<W: Tables + State> Court<'_, W> {
             ipv6: packet.ipv6,
             egress: matches!(table, Direction::Egress),
             protocol: packet.protocol,
-            port: if packet.has_ports() { port } else { 0 },
+            port,
         };
-        self.mode(self.world.cell(&self.bank, &question))
+        self.mode(lookup::cell(self.world, &self.bank, &question))
     }
 
     /// The pod in a slot as a peer; by its address where the slot has nothing to say.

@@ -16,10 +16,8 @@ impl Event {
     }
 
     /// What became of the packet, if this version knows the code.
-    pub fn outcome(&self) -> Option<Outcome> {
-        Outcome::ALL
-            .into_iter()
-            .find(|outcome| *outcome as u8 == self.outcome)
+    pub const fn outcome(&self) -> Option<Outcome> {
+        Outcome::from_code(self.outcome)
     }
 
     /// Which way the packet went.

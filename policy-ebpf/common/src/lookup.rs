@@ -113,26 +113,28 @@ pub fn cell_of_entry<T: Tables>(tables: &T, bank: &Bank, entry: RowEntry, key: u
     Cell(0)
 }
 
-/// What an entry says of all ports of a protocol, if it says one thing: the verdict over a packet
-/// whose ports are not known.
+/// What an entry says of all ports of a protocol, or [`DIFFERS`].
 #[inline(always)]
 pub fn cell_of_protocol<T: Tables>(
     tables: &T,
     bank: &Bank,
     entry: RowEntry,
     protocol: u32,
-) -> Option<Cell> {
+) -> Cell {
     if let Some(index) = entry.as_uniform() {
-        return tables.uniform(bank.number, u32::from(index)).map(Cell);
+        let cell = tables.uniform(bank.number, u32::from(index));
+        return Cell(cell.unwrap_or_default());
     }
-    let set = tables.port_set(bank.number, u32::from(entry.0))?;
+    let Some(set) = tables.port_set(bank.number, u32::from(entry.0)) else {
+        return Cell(0);
+    };
     let first = interval(set, port_key(protocol, 0));
     let last = interval(set, port_key(protocol, u16::MAX));
     let cell = Cell(set.cells[first]);
     if first == last && cell.action() != Cell::DESCEND {
-        Some(cell)
+        cell
     } else {
-        None
+        DIFFERS
     }
 }
 
@@ -180,70 +182,21 @@ pub struct Question {
     pub egress: bool,
     /// IP protocol number.
     pub protocol: u8,
-    /// Destination port of the flow; 0 if it has none.
-    pub port: u16,
+    /// Destination port of the flow.
+    pub port: Port,
 }
 
-impl Question {
-    const CLASS: u64 = 1 << 60;
-    const ENTRY: u64 = 2 << 60;
-    const PEER: u64 = 3 << 60;
-    const IPV6: u64 = 1 << 59;
-    const EGRESS: u64 = 1 << 58;
-
-    /// The address and everything else as three words, to pass between functions that the verifier
-    /// checks apart from each other.
-    #[inline(always)]
-    pub fn pack(&self) -> [u64; 3] {
-        let Address([a, b, c, d]) = self.address;
-        let mut rest =
-            u64::from(self.row) | u64::from(self.port) << 16 | u64::from(self.protocol) << 32;
-        rest |= match self.peer {
-            Peer::Address => 0,
-            Peer::Class(class) => Self::CLASS | u64::from(class) << 40,
-            Peer::Entry(entry) => Self::ENTRY | u64::from(entry.0) << 40,
-        };
-        if self.ipv6 {
-            rest |= Self::IPV6;
-        }
-        if self.egress {
-            rest |= Self::EGRESS;
-        }
-        [
-            u64::from(a) << 32 | u64::from(b),
-            u64::from(c) << 32 | u64::from(d),
-            rest,
-        ]
-    }
-
-    /// The inverse of [`Self::pack`].
-    #[inline(always)]
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the halves and fields of the words are what is wanted"
-    )]
-    pub fn unpack([first, second, rest]: [u64; 3]) -> Self {
-        let value = (rest >> 40) as u16;
-        Self {
-            row: rest as u16,
-            peer: match rest & Self::PEER {
-                Self::CLASS => Peer::Class(value),
-                Self::ENTRY => Peer::Entry(RowEntry(value)),
-                _ => Peer::Address,
-            },
-            address: Address([
-                (first >> 32) as u32,
-                first as u32,
-                (second >> 32) as u32,
-                second as u32,
-            ]),
-            ipv6: rest & Self::IPV6 != 0,
-            egress: rest & Self::EGRESS != 0,
-            protocol: (rest >> 32) as u8,
-            port: (rest >> 16) as u16,
-        }
-    }
+/// The port of a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// It is known; 0 if the protocol has none.
+    Known(u16),
+    /// It is not, so the answer has to be the same for all ports: [`DIFFERS`] if it is not.
+    Unknown,
 }
+
+/// The answer to a question about an unknown port whose port matters.
+pub const DIFFERS: Cell = Cell::new(Cell::DESCEND, 0, false, 0);
 
 /// The answer of a bank's tables.
 #[inline(always)]
@@ -254,15 +207,22 @@ pub fn cell<T: Tables>(tables: &T, bank: &Bank, question: &Question) -> Cell {
         Peer::Address => {
             let word = word_of(tables, bank, &question.address, question.ipv6);
             let class = if question.egress && word.is_service() {
-                class_of_service(tables, bank, question).unwrap_or(word.class())
+                let Port::Known(port) = question.port else {
+                    // Which backend is behind the address only the port could tell.
+                    return DIFFERS;
+                };
+                class_of_service(tables, bank, question, port).unwrap_or(word.class())
             } else {
                 word.class()
             };
             entry_of_class(tables, bank, question.row, class)
         }
     };
-    let key = port_key(port_protocol(question.protocol), question.port);
-    cell_of_entry(tables, bank, entry, key)
+    let protocol = port_protocol(question.protocol);
+    match question.port {
+        Port::Known(port) => cell_of_entry(tables, bank, entry, port_key(protocol, port)),
+        Port::Unknown => cell_of_protocol(tables, bank, entry, protocol),
+    }
 }
 
 /// The word of the trie (or of the exact addresses) that covers an address.
@@ -325,40 +285,18 @@ fn word_of6<T: Tables>(tables: &T, bank: &Bank, address: &Address) -> TrieWord {
 
 /// The class of a Service's address and port.
 #[inline(always)]
-fn class_of_service<T: Tables>(tables: &T, bank: &Bank, question: &Question) -> Option<u16> {
+fn class_of_service<T: Tables>(
+    tables: &T,
+    bank: &Bank,
+    question: &Question,
+    port: u16,
+) -> Option<u16> {
     let key = ServiceKey {
         address: question.address.octets(),
-        port: question.port.to_be_bytes(),
+        port: port.to_be_bytes(),
         protocol: question.protocol,
         bank: u8::from(bank.number != 0),
     };
     let class = tables.service(&key)?;
     Some(u16::try_from(class).unwrap_or(CLASS_NONE))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_question_survives_packing() {
-        for peer in [
-            Peer::Address,
-            Peer::Class(0xabcd),
-            Peer::Entry(RowEntry::uniform(77)),
-        ] {
-            for (ipv6, egress) in [(false, false), (true, false), (false, true), (true, true)] {
-                let question = Question {
-                    row: 0x1234,
-                    peer,
-                    address: Address([1, u32::MAX, 3, 0x8000_0000]),
-                    ipv6,
-                    egress,
-                    protocol: 0xff,
-                    port: 0xfedc,
-                };
-                assert_eq!(Question::unpack(question.pack()), question);
-            }
-        }
-    }
 }
