@@ -21,7 +21,7 @@ mod pods;
 mod text;
 
 pub use assemble::{Loaded, WorkloadPods, assemble, load};
-pub use document::{Document, read};
+pub use document::{Document, UNREADABLE, read};
 pub use ledger::{Fate, LedgerEntry};
 pub use locator::{Locator, Step, spell};
 pub use node::{Content, Entry, Node};

@@ -13,6 +13,7 @@ use std::{
 
 use policy_compiler::{
     diagnostic::Diagnostic,
+    lint,
     manifest::{Fate, load},
     parse::Settings,
 };
@@ -39,6 +40,10 @@ fn every_file_gives_its_diagnostics() {
             .to_string_lossy()
             .into_owned();
         let loaded = load([(&*name, &*text)], &Settings::default());
+        for diagnostic in &loaded.diagnostics {
+            let id = diagnostic.id;
+            assert!(lint::find(id).is_some(), "{id} is not documented");
+        }
         let found: Vec<String> = loaded.diagnostics.iter().map(show).collect();
         if found != expected {
             let _ = writeln!(failures, "{name}:");

@@ -346,3 +346,42 @@ spec:
     found.sort();
     assert_eq!(found, expected);
 }
+
+#[test]
+fn streams_of_json_are_read() {
+    let loaded = one(
+        "{\"apiVersion\":\"v1\",\"kind\":\"Namespace\",\"metadata\":{\"name\":\"a\"}}\n\
+         {\"apiVersion\":\"v1\",\n \"kind\":\"Namespace\",\"metadata\":{\"name\":\"b\",\"labels\":{\"x\":\"}\\\"{\"}}}\n\n\
+         {\"apiVersion\":\"v1\",\"kind\":\"Namespace\",\"metadata\":{\"name\":\"C\"}}\n",
+    );
+    let names: Vec<&str> = loaded
+        .snapshot
+        .namespaces
+        .keys()
+        .map(|name| &**name)
+        .collect();
+    assert_eq!(names, ["C", "a", "b"]);
+    let expected = ["m.yaml:3:54 invalid-object", "m.yaml:5:58 invalid-object"];
+    assert_eq!(problems(&loaded), expected);
+}
+
+#[test]
+fn other_files_of_a_repository_do_no_harm() {
+    let loaded = one("
+name: workflow
+on: [push]
+jobs: {a: {runs-on: y}}
+---
+apiVersion: kustomize.toolkit.fluxcd.io/v1
+kind: Kustomization
+metadata: {name: flux}
+---
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata: {name: rules}
+spec: {groups: [{rules: [{labels: {summary: '{{ $labels.pod }}'}}]}]}
+");
+    assert_eq!(problems(&loaded), [""; 0]);
+    let fates: Vec<Fate> = loaded.ledger.iter().map(|entry| entry.fate).collect();
+    assert_eq!(fates, [Fate::Ignored; 3]);
+}

@@ -26,7 +26,7 @@ pub struct Loaded {
     pub snapshot: Snapshot,
     /// Everything wrong or surprising, document by document, then what concerns several.
     pub diagnostics: Vec<Diagnostic>,
-    /// The fate of every document, in the order read.
+    /// The fate of every document: those that could not be read, then the others in the order read.
     pub ledger: Vec<LedgerEntry>,
     /// The workloads, by namespace, kind and name, and the pods each has: those given, else those that
     /// its controller would make.

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{
     Content, Locator, Node,
+    kind::Kind,
     text::{self, Chunk, Malformed},
 };
 use crate::diagnostic::{Diagnostic, Location, ObjectRef, Severity};
@@ -63,14 +64,16 @@ pub fn read(file: &str, text: &str) -> (Vec<Document>, Vec<Diagnostic>) {
         reader.refuse_build_file(tool);
         return (reader.documents, reader.diagnostics);
     }
-    for chunk in text::split(text) {
+    for chunk in text::split(text).into_iter().flat_map(text::split_json) {
         match text::parse(&chunk) {
             Ok(parsed) => {
-                for (line, column) in parsed.letters {
-                    reader.letter(line, column);
+                if parsed.nodes.iter().any(|node| node.get("kind").is_some()) {
+                    for (line, column) in parsed.letters {
+                        reader.letter(line, column);
+                    }
                 }
                 for node in parsed.nodes {
-                    reader.document(node, &chunk);
+                    reader.document(node);
                 }
             }
             Err(malformed) => reader.malformed(&chunk, malformed),
@@ -86,21 +89,11 @@ struct FileReader {
 }
 
 impl FileReader {
-    fn document(&mut self, node: Node, chunk: &Chunk<'_>) {
+    fn document(&mut self, node: Node) {
         let (line, column) = (node.line, node.column);
         match &node.content {
             Content::Null => {}
-            Content::Map(_) => {
-                let template = chunk
-                    .text
-                    .contains("{{")
-                    .then(|| find_template(&node, true));
-                if let Some(Some((line, column))) = template {
-                    self.helm_template(chunk, line, column);
-                } else {
-                    self.object(node, None);
-                }
-            }
+            Content::Map(_) => self.object(node, None),
             Content::Bool(_) | Content::Number(_) | Content::String(_) | Content::List(_) => {
                 let found = describe(&node.content);
                 self.report(
@@ -120,7 +113,6 @@ impl FileReader {
         let api_version = text(&node, "apiVersion").or_else(|| parent.map(|p| p.0.to_owned()));
         let kind = kind.unwrap_or_default();
         let api_version = api_version.unwrap_or_default();
-        self.boolean_keys(&node);
         if let Some(items) = list_items(&kind, &mut node) {
             let item_kind = kind.strip_suffix("List").unwrap_or_default();
             let parent = (!item_kind.is_empty()).then_some((api_version.as_str(), item_kind));
@@ -140,7 +132,8 @@ impl FileReader {
             }
             return;
         }
-        if kind == "Kustomization" || api_version.starts_with("kustomize.config.k8s.io/") {
+        let is_kustomization = kind == "Kustomization" && api_version.is_empty();
+        if is_kustomization || api_version.starts_with("kustomize.config.k8s.io/") {
             self.report_build_file(BuiltBy::Kustomize, node.line, node.column);
             return;
         }
@@ -151,6 +144,18 @@ impl FileReader {
         if api_version.is_empty() && node.get("metadata").is_some() {
             self.report(MALFORMED, "`apiVersion` is missing", node.line, node.column);
             return;
+        }
+        if let Some((line, column)) = find_template(&kind, &api_version, &node) {
+            let object = ObjectRef {
+                kind: kind.into(),
+                namespace: None,
+                name: "".into(),
+            };
+            self.helm_template(Some(object), line, column);
+            return;
+        }
+        if !kind.is_empty() {
+            self.boolean_keys(&node);
         }
         let metadata = |key| {
             let text = node.get("metadata")?.get(key)?.as_str()?;
@@ -202,7 +207,7 @@ impl FileReader {
             column,
         } = malformed;
         if chunk.text.contains("{{") {
-            self.helm_template(chunk, line, column);
+            self.helm_template(sniff(chunk.text), line, column);
             return;
         }
         let help = message
@@ -213,8 +218,7 @@ impl FileReader {
         diagnostic.object = sniff(chunk.text);
     }
 
-    fn helm_template(&mut self, chunk: &Chunk<'_>, line: u32, column: u32) {
-        let object = sniff(chunk.text);
+    fn helm_template(&mut self, object: Option<ObjectRef>, line: u32, column: u32) {
         let message = "this is a template, not a manifest: `{{` is left to be filled in";
         let diagnostic = self.report("helm-template", message, line, column);
         diagnostic.object = object;
@@ -296,7 +300,7 @@ impl BuiltBy {
 const MALFORMED: &str = "malformed-document";
 
 /// The ids of diagnostics that stand for a document nobody could read.
-pub(super) const UNREADABLE: [&str; 4] = [
+pub const UNREADABLE: [&str; 4] = [
     MALFORMED,
     "helm-template",
     "helm-chart",
@@ -322,32 +326,44 @@ fn list_items(kind: &str, node: &mut Node) -> Option<Vec<Node>> {
 }
 
 /// The first string with template braces in a part of the object that decides about traffic. Commands,
-/// annotations and other free text of containers may hold braces of their own.
-fn find_template(node: &Node, top: bool) -> Option<(u32, u32)> {
+/// annotations and other free text may hold braces of their own, and so may any part of an object whose
+/// kind decides nothing.
+fn find_template(kind: &str, api_version: &str, node: &Node) -> Option<(u32, u32)> {
+    let kind = Kind::of(api_version, kind);
+    let spec = node
+        .get("spec")
+        .filter(|_| !matches!(kind, Kind::Other | Kind::None));
+    let metadata = node.get("metadata");
+    metadata.into_iter().chain(spec).find_map(find_braces)
+}
+
+fn find_braces(node: &Node) -> Option<(u32, u32)> {
     match &node.content {
         Content::String(text) => {
             (text.contains("{{") && text.contains("}}")).then_some((node.line, node.column))
         }
-        Content::List(items) => items.iter().find_map(|item| find_template(item, false)),
+        Content::List(items) => items.iter().find_map(find_braces),
         Content::Map(entries) => entries
             .iter()
-            .filter(|entry| !matches!(&*entry.key, "annotations" | "containers" | "initContainers"))
-            .filter(|entry| {
-                !top || matches!(
-                    &*entry.key,
-                    "kind" | "apiVersion" | "metadata" | "spec" | "items"
-                )
-            })
+            .filter(|entry| !FREE_TEXT.contains(&&*entry.key))
             .find_map(|entry| {
                 let key = entry
                     .key
                     .contains("{{")
                     .then_some((entry.line, entry.column));
-                key.or_else(|| find_template(&entry.value, false))
+                key.or_else(|| find_braces(&entry.value))
             }),
         Content::Null | Content::Bool(_) | Content::Number(_) => None,
     }
 }
+
+/// Fields in which braces may be meant.
+const FREE_TEXT: [&str; 4] = [
+    "annotations",
+    "containers",
+    "initContainers",
+    "managedFields",
+];
 
 /// What an unreadable document seems to be, from its lines.
 fn sniff(text: &str) -> Option<ObjectRef> {

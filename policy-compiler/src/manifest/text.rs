@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::de::IgnoredAny;
 use serde_saphyr::{Error, alias_limits, budget, budget::BudgetBreach, options};
 
 use super::Node;
@@ -65,6 +66,50 @@ pub(super) fn split(text: &str) -> Vec<Chunk<'_>> {
         chunks.push(start);
     }
     chunks
+}
+
+/// Splits a stream of JSON objects, each on lines of its own, which is no YAML. Anything else stays whole.
+pub(super) fn split_json(chunk: Chunk<'_>) -> Vec<Chunk<'_>> {
+    if !chunk.text.trim_start().starts_with('{') {
+        return vec![chunk];
+    }
+    let mut chunks = Vec::new();
+    let (mut depth, mut quoted, mut escaped) = (0_u32, false, false);
+    let (mut begin, mut offset) = (0, 0);
+    let mut lines_before = chunk.lines_before;
+    for (line, content) in (chunk.lines_before..).zip(chunk.text.split_inclusive('\n')) {
+        if depth == 0 && offset > begin && content.trim_start().starts_with('{') {
+            chunks.push(Chunk {
+                lines_before,
+                text: chunk.text.get(begin..offset).unwrap_or_default(),
+            });
+            (begin, lines_before) = (offset, line);
+        }
+        for c in content.bytes() {
+            match c {
+                _ if escaped => escaped = false,
+                b'\\' if quoted => escaped = true,
+                b'"' => quoted = !quoted,
+                b'{' if !quoted => depth += 1,
+                b'}' if !quoted => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+        }
+        offset += content.len();
+    }
+    chunks.push(Chunk {
+        lines_before,
+        text: chunk.text.get(begin..).unwrap_or_default(),
+    });
+    // Text that is no JSON may have braces in single quotes or comments.
+    if chunks
+        .iter()
+        .all(|chunk| serde_json::from_str::<IgnoredAny>(chunk.text).is_ok())
+    {
+        chunks
+    } else {
+        vec![chunk]
+    }
 }
 
 fn is_marker(line: &str, marker: &str) -> bool {
