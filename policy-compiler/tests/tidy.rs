@@ -8,6 +8,10 @@ use std::{
     process::Command,
 };
 
+/// The version of the map ABI, and the digest of the code in `abi.rs` that belongs to it. When the
+/// digest changes, what is pinned in the kernel no longer fits: raise `ABI_VERSION`, then both here.
+const ABI: (&str, u64) = ("pub const ABI_VERSION: u32 = 1;", 0x29ca_6064_34d9_d18b);
+
 /// Lines a Rust file may have at the most.
 const FILE_CAP: usize = 700;
 
@@ -183,6 +187,25 @@ fn the_compiler_neither_waits_nor_talks() {
         .map(|name| format!("policy-compiler depends on {name}"))
         .collect();
     report(&found);
+}
+
+#[test]
+fn a_changed_abi_has_a_new_version() {
+    let text = read(&root().join("policy-ebpf/common/src/abi.rs"));
+    let (version, digest) = ABI;
+    // Comments and layout of the text are no part of the layout of the maps.
+    let code = text
+        .lines()
+        .map(|line| line.split("//").next().unwrap_or_default())
+        .flat_map(str::split_whitespace)
+        .flat_map(str::bytes);
+    let found = code.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    assert!(
+        text.contains(version) && found == digest,
+        "abi.rs changed: raise ABI_VERSION and record it in ABI with {found:#018x}"
+    );
 }
 
 #[test]
