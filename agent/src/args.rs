@@ -36,6 +36,14 @@ pub enum Command {
     /// Build the cluster of a folder out of network namespaces, enforce its policies, send real packets
     /// and compare with the analyzer. Exits with 1 if any packet fared otherwise than predicted.
     Demo(DemoArgs),
+    /// Take all programs, maps and names off this machine: nothing is enforced any more.
+    Cleanup(CleanupArgs),
+    /// List what is loaded in the kernel; no agent has to run.
+    Dump(DumpArgs),
+    /// Say what the loaded tables do with a flow, and by which rule; no agent has to run.
+    Explain(ExplainArgs),
+    /// As explain, with every lookup on the way.
+    Trace(ExplainArgs),
     /// Print the version.
     Version,
 }
@@ -114,6 +122,70 @@ pub enum LocalNodeEgress {
     Allow,
     /// As any other traffic.
     Enforce,
+}
+
+/// Where an agent keeps its things.
+#[derive(Clone, Debug, clap::Args)]
+pub struct PlaceArgs {
+    /// Where maps and programs are pinned, on a BPF file system.
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
+    /// Where the names behind the numbers in those maps are kept.
+    #[arg(long, value_name = "DIR", default_value = "/run/netpol")]
+    pub state_dir: PathBuf,
+}
+
+/// What to remove.
+#[derive(Clone, Debug, clap::Args)]
+pub struct CleanupArgs {
+    /// From where.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+}
+
+/// What to list.
+#[derive(Clone, Debug, clap::Args)]
+pub struct DumpArgs {
+    /// What to list.
+    pub what: Dump,
+    /// From where.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// Form of the answer.
+    #[arg(long, short, value_name = "FORM", default_value = "text")]
+    pub output: Output,
+}
+
+/// What can be listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Dump {
+    /// Tracked flows.
+    Conntrack,
+    /// Pod interfaces.
+    Endpoints,
+    /// Attached programs.
+    Links,
+    /// Classes of addresses.
+    Peers,
+    /// Service addresses and their classes.
+    Services,
+    /// Verdicts, by pod, direction and class, with what they decided so far.
+    Table,
+}
+
+/// A flow.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ExplainArgs {
+    /// Who opens the connection: a pod of this node (`namespace/name`), an address, or `host`.
+    pub source: String,
+    /// To whom: a pod of this node, or an address.
+    pub destination: String,
+    /// Protocol and destination port: `tcp/80`, `udp/53`, `sctp/80`, `icmp`.
+    #[arg(long, short, value_name = "PORT", default_value = "icmp")]
+    pub port: String,
+    /// From where.
+    #[command(flatten)]
+    pub place: PlaceArgs,
 }
 
 /// What to demonstrate.

@@ -3,10 +3,14 @@
 //!
 //! Everything here reads pinned maps and the names written beside them; no agent has to run.
 
+mod answer;
+mod dump;
 mod listing;
 mod lookup;
 mod peers;
 
+pub use answer::answer;
+pub use dump::dump;
 pub use listing::Listing;
 pub use lookup::{Question, Step, Verdicts, explain, halves};
 pub use peers::peers;

@@ -14,13 +14,14 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     args::{
-        Args, Attach, Command, DatapathArgs, DemoArgs, Established, LocalNodeEgress, Output,
-        RunArgs,
+        Args, Attach, CleanupArgs, Command, DatapathArgs, DemoArgs, Established, LocalNodeEgress,
+        Output, RunArgs,
     },
     datapath::{self, Attachment, Switches},
     demo::{self, Root, topology::Topology},
     engine,
     folder::{self, Running, Status},
+    inspect,
     kernel::Kernel,
     net::Netns,
     telemetry,
@@ -45,8 +46,11 @@ pub fn run(args: &Args) -> ExitCode {
     let result = match &args.command {
         Command::Run(args) => enforce(args),
         Command::Demo(args) => demonstrate(args),
-        Command::Version => print(&format!("netpol-agent {}\n", env!("CARGO_PKG_VERSION")))
-            .map(|()| ExitCode::SUCCESS),
+        Command::Cleanup(args) => cleanup(args),
+        Command::Dump(args) => inspect::dump(args).and_then(|text| print(&text)),
+        Command::Explain(args) => inspect::answer(args, false).and_then(|text| print(&text)),
+        Command::Trace(args) => inspect::answer(args, true).and_then(|text| print(&text)),
+        Command::Version => print(&format!("netpol-agent {}\n", env!("CARGO_PKG_VERSION"))),
     };
     result.unwrap_or_else(|error| {
         anstream::eprintln!("error: {error:#}");
@@ -60,6 +64,17 @@ fn enforce(args: &RunArgs) -> Result<ExitCode> {
     wait_for_signal()?;
     drop(running);
     Ok(ExitCode::SUCCESS)
+}
+
+fn cleanup(args: &CleanupArgs) -> Result<ExitCode> {
+    datapath::cleanup(&args.place.bpffs)?;
+    match std::fs::remove_dir_all(&args.place.state_dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            let dir = args.place.state_dir.display();
+            Err(error).with_context(|| format!("cannot remove `{dir}`"))
+        }
+        _ => Ok(ExitCode::SUCCESS),
+    }
 }
 
 fn demonstrate(args: &DemoArgs) -> Result<ExitCode> {
@@ -88,7 +103,7 @@ fn demonstrate(args: &DemoArgs) -> Result<ExitCode> {
     match args.output {
         Output::Json => print(&format!("{:#}\n", demo::render::json(&matrix)))?,
         Output::Text => print(&demo::render::text(&matrix, args.verbose))?,
-    }
+    };
     Ok(match matrix.differing().next() {
         None => ExitCode::SUCCESS,
         Some(_) => ExitCode::from(DIFFERS),
@@ -177,11 +192,11 @@ fn wait_for_signal() -> io::Result<()> {
 }
 
 /// Writes the answer; a reader that has seen enough is no error.
-fn print(text: &str) -> Result<()> {
+fn print(text: &str) -> Result<ExitCode> {
     match anstream::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(error).context("cannot write the answer")
         }
-        _ => Ok(()),
+        _ => Ok(ExitCode::SUCCESS),
     }
 }

@@ -30,8 +30,11 @@ use crate::{
     net::{Netlink, Netns, Route},
 };
 
-/// The next hop of every pod and node, on every link.
-const GATEWAY4: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1));
+/// The next hop of pods. Nodes own it, so their own next hop must be another.
+const NODE4: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1));
+/// The next hop of nodes.
+const FABRIC4: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 0, 1));
+/// The next hop of either, on each link.
 const GATEWAY6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
 /// What the fabric calls a node, on its link.
 const NODE6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2));
@@ -63,7 +66,7 @@ impl Topology {
         forward(&fabric)?;
         let fabric_links = Netlink::open(&fabric)?;
         connect(
-            &Side::new(&fabric_links, "internet"),
+            &Side::fabric(&fabric_links, "internet"),
             &internet,
             "eth0",
             &topology.outside_addresses,
@@ -81,7 +84,7 @@ impl Topology {
                 .collect();
             let behind: Vec<IpAddr> = pods.iter().flat_map(|pod| pod.addresses.clone()).collect();
             connect(
-                &Side::new(&fabric_links, &format!("node{i}")),
+                &Side::fabric(&fabric_links, &format!("node{i}")),
                 &namespace,
                 "uplink",
                 &node.addresses,
@@ -96,6 +99,7 @@ impl Topology {
                     links: &node_links,
                     // Interface names carry no meaning on purpose: nothing may rely on them.
                     name: format!("veth{j:x}{i:x}"),
+                    gateway4: NODE4,
                     sources: &node.addresses,
                 };
                 connect(&side, &pod_namespace, "eth0", &pod.addresses, &[])
@@ -179,15 +183,17 @@ fn tenth(block: IpNet) -> Option<IpAddr> {
 struct Side<'a> {
     links: &'a Netlink,
     name: String,
+    gateway4: IpAddr,
     /// Addresses from which the router itself talks to the other end.
     sources: &'a [IpAddr],
 }
 
 impl<'a> Side<'a> {
-    fn new(links: &'a Netlink, name: &str) -> Self {
+    fn fabric(links: &'a Netlink, name: &str) -> Self {
         Self {
             links,
             name: name.to_owned(),
+            gateway4: FABRIC4,
             sources: &[],
         }
     }
@@ -212,7 +218,8 @@ fn connect(
     let near_index = index(near.links, &near.name)?;
     let far_index = index(&far_links, far_name)?;
 
-    near.links.add_address(near_index, IpNet::from(GATEWAY4))?;
+    near.links
+        .add_address(near_index, IpNet::from(near.gateway4))?;
     near.links
         .add_address(near_index, IpNet::new(GATEWAY6, 64)?)?;
     far_links.add_address(far_index, IpNet::new(NODE6, 64)?)?;
@@ -242,7 +249,7 @@ fn connect(
             source: None,
         })?;
     }
-    for (gateway, everything) in [(GATEWAY4, "0.0.0.0/0"), (GATEWAY6, "::/0")] {
+    for (gateway, everything) in [(near.gateway4, "0.0.0.0/0"), (GATEWAY6, "::/0")] {
         if let Some(source) = same_family(addresses, gateway) {
             far_links.add_route(Route {
                 to: everything.parse()?,

@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Scenarios: real agents, real packets, network namespaces. Tests are named by the scenario's number.
+//! Needs root.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod lifecycle;
+mod policy;
+mod world;
