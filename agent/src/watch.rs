@@ -162,7 +162,14 @@ impl Source {
         }
         let mut stream = pin!(watcher(api, config));
         let mut syncing = true;
-        while let Some(event) = stream.next().await {
+        loop {
+            let event = tokio::select! {
+                event = stream.next() => event,
+                () = self.events.closed() => return Err(Closed),
+            };
+            let Some(event) = event else {
+                return Ok(Ended::Again);
+            };
             let error = match event {
                 Ok(watcher::Event::Init) => {
                     syncing = true;
@@ -201,7 +208,6 @@ impl Source {
                 code => self.pause(&error, code, backoff).await?,
             }
         }
-        Ok(Ended::Again)
     }
 
     /// Whether the API server serves the kind in the version the agent reads.

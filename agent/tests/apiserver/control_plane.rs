@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A kube-apiserver with its etcd, for one test.
+
+use std::{
+    env, fs,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use kube::{Client, Config, config::AuthInfo};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Users who have a token of the same name.
+const ADMIN: &str = "admin";
+
+/// A running control plane; dropping it ends it.
+pub struct ControlPlane {
+    folder: TempDir,
+    assets: PathBuf,
+    _etcd: Server,
+    apiserver: Option<Server>,
+    etcd_port: u16,
+    port: u16,
+}
+
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl ControlPlane {
+    /// Starts a control plane and waits until it is ready; `None` if there is none on this machine.
+    ///
+    /// CI sets `CI` and must not skip, so there it is an error.
+    pub async fn start() -> Option<Self> {
+        let Some(assets) = assets() else {
+            assert!(
+                env::var_os("CI").is_none(),
+                "no kube-apiserver: run `.ci/setup controlplane`"
+            );
+            println!(
+                "skipped: no kube-apiserver, run `.ci/setup controlplane` or set KUBEBUILDER_ASSETS"
+            );
+            return None;
+        };
+        let folder = tempfile::tempdir().unwrap();
+        prepare(folder.path());
+        let [etcd_port, peer_port, port] = free_ports();
+        let etcd = spawn(
+            &assets.join("etcd"),
+            &folder.path().join("etcd.log"),
+            &[
+                format!("--data-dir={}", folder.path().join("etcd").display()),
+                format!("--listen-client-urls=http://127.0.0.1:{etcd_port}"),
+                format!("--advertise-client-urls=http://127.0.0.1:{etcd_port}"),
+                format!("--listen-peer-urls=http://127.0.0.1:{peer_port}"),
+                "--unsafe-no-fsync".to_owned(),
+            ],
+        );
+        let mut plane = Self {
+            folder,
+            assets,
+            _etcd: etcd,
+            apiserver: None,
+            etcd_port,
+            port,
+        };
+        plane.start_apiserver().await;
+        Some(plane)
+    }
+
+    /// A client of somebody who may do everything.
+    pub fn client(&self) -> Client {
+        self.client_of(ADMIN)
+    }
+
+    /// A client of the user `token`.
+    pub fn client_of(&self, token: &str) -> Client {
+        Client::try_from(self.config_of(token)).unwrap()
+    }
+
+    /// What a client of the user `token` is made of.
+    pub fn config_of(&self, token: &str) -> Config {
+        let url = format!("https://127.0.0.1:{}", self.port);
+        let mut config = Config::new(url.parse().unwrap());
+        config.accept_invalid_certs = true;
+        config.connect_timeout = Some(Duration::from_secs(5));
+        config.auth_info = AuthInfo {
+            token: Some(token.to_owned().into()),
+            ..AuthInfo::default()
+        };
+        config
+    }
+
+    /// Ends the API server; etcd keeps what it holds.
+    pub fn stop_apiserver(&mut self) {
+        self.apiserver = None;
+    }
+
+    /// Starts the API server at its old address and waits until it is ready.
+    pub async fn start_apiserver(&mut self) {
+        let path = |name: &str| self.folder.path().join(name).display().to_string();
+        let server = spawn(
+            &self.assets.join("kube-apiserver"),
+            &self.folder.path().join("apiserver.log"),
+            &[
+                format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port),
+                "--bind-address=127.0.0.1".to_owned(),
+                format!("--secure-port={}", self.port),
+                format!("--cert-dir={}", path("certificates")),
+                "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
+                "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
+                format!("--service-account-key-file={}", path("sa.key")),
+                format!("--service-account-signing-key-file={}", path("sa.key")),
+                "--authorization-mode=RBAC".to_owned(),
+                format!("--token-auth-file={}", path("tokens.csv")),
+                "--disable-admission-plugins=ServiceAccount".to_owned(),
+                // Watches do not compete with each other for seats in a test.
+                "--enable-priority-and-fairness=false".to_owned(),
+            ],
+        );
+        self.apiserver = Some(server);
+        let client = self.client();
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while !is_ready(&client).await {
+            if let Some(Server(child)) = &mut self.apiserver
+                && let Some(status) = child.try_wait().unwrap()
+            {
+                panic!("kube-apiserver ended with {status}: {}", self.log());
+            }
+            assert!(Instant::now() < deadline, "not ready: {}", self.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Removes an object behind the API server's back and makes etcd forget that it ever was.
+    pub fn erase(&self, key: &str) {
+        let deleted = self.etcd("kv/deleterange", &format!(r#"{{"key":"{}"}}"#, base64(key)));
+        assert_eq!(deleted["deleted"], "1", "{deleted}");
+        let revision = deleted["header"]["revision"].as_str().unwrap();
+        let body = format!(r#"{{"revision":"{revision}","physical":true}}"#);
+        self.etcd("kv/compaction", &body);
+    }
+
+    /// Asks etcd, which serves its gRPC API as JSON, too.
+    fn etcd(&self, path: &str, body: &str) -> Value {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.etcd_port)).unwrap();
+        let length = body.len();
+        write!(
+            stream,
+            "POST /v3/{path} HTTP/1.0\r\nHost: etcd\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(" 200 "), "{answer}");
+        serde_json::from_str(body).unwrap()
+    }
+
+    fn log(&self) -> String {
+        let log = fs::read_to_string(self.folder.path().join("apiserver.log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+}
+
+async fn is_ready(client: &Client) -> bool {
+    let request = http_get("/readyz");
+    client
+        .request_text(request)
+        .await
+        .is_ok_and(|text| text == "ok")
+}
+
+fn http_get(path: &str) -> axum::http::Request<Vec<u8>> {
+    axum::http::Request::get(path).body(Vec::new()).unwrap()
+}
+
+/// The folder with the binaries.
+fn assets() -> Option<PathBuf> {
+    let given = env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
+    let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(Path::new(&env::var_os("HOME")?).join(".cache")));
+    let built = cache.map(|cache| cache.join("netpol/controlplane"));
+    given
+        .or(built)
+        .filter(|folder| folder.join("kube-apiserver").exists())
+}
+
+fn base64(text: &str) -> String {
+    let bytes = k8s_openapi::ByteString(text.as_bytes().to_vec());
+    serde_json::to_value(bytes)
+        .unwrap()
+        .as_str()
+        .unwrap()
+        .to_owned()
+}
+
+/// Writes the files a control plane is started with.
+fn prepare(folder: &Path) {
+    let key = Command::new("openssl")
+        .args(["ecparam", "-name", "prime256v1", "-genkey", "-noout"])
+        .output()
+        .unwrap();
+    assert!(key.status.success(), "{key:?}");
+    fs::write(folder.join("sa.key"), key.stdout).unwrap();
+    let tokens = "admin,admin,admin,\"system:masters\"\n\
+                  agent,system:serviceaccount:netpol-system:netpol-agent,agent,\"system:serviceaccounts\"\n\
+                  stranger,stranger,stranger,\n";
+    fs::write(folder.join("tokens.csv"), tokens).unwrap();
+}
+
+fn spawn(program: &Path, log: &Path, arguments: &[String]) -> Server {
+    let log = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(log)
+        .unwrap();
+    let child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap_or_else(|error| panic!("cannot start {}: {error}", program.display()));
+    Server(child)
+}
+
+/// Ports that were free a moment ago, all different.
+fn free_ports<const N: usize>() -> [u16; N] {
+    let listeners: [TcpListener; N] =
+        std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
+}

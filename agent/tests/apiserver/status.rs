@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Status: what it says, who writes it, and how rarely.
+
+use agent::kubernetes::Running;
+use serde_json::{Value, json};
+
+use crate::{
+    cluster::{Cluster, deny_from, eventually, network_policy},
+    control_plane::ControlPlane,
+    node::Node,
+    watches::ready,
+};
+
+/// The condition `name` of an object: status, reason, message.
+async fn condition(
+    cluster: &Cluster,
+    object: &Value,
+    name: &str,
+) -> Option<(String, String, String)> {
+    let object = cluster.get(object).await?;
+    let wanted = format!("netpol.internal/{name}");
+    let conditions = object["status"]["conditions"].as_array()?.iter();
+    let found = conditions
+        .filter(|condition| condition["type"] == *wanted)
+        .next()?;
+    assert_eq!(
+        found["observedGeneration"],
+        object["metadata"]["generation"]
+    );
+    let text = |field: &str| found[field].as_str().unwrap().to_owned();
+    Some((text("status"), text("reason"), text("message")))
+}
+
+async fn programmed(cluster: &Cluster, object: &Value, reason: &str) -> String {
+    eventually(&format!("programmed: {reason}"), async || {
+        let (_, found, message) = condition(cluster, object, "Programmed").await?;
+        (found == reason).then_some(message)
+    })
+    .await
+}
+
+/// Writes of `object` that ended as `result`.
+fn writes(running: &Running, object: &str, result: &str) -> u64 {
+    let wanted = format!(r#"netpol_status_writes_total{{object="{object}",result="{result}"}} "#);
+    let text = running.metrics.encode().unwrap();
+    let found = text
+        .lines()
+        .find_map(|line| line.strip_prefix(&wanted)?.parse().ok());
+    found.unwrap_or(0)
+}
+
+/// A cluster with all CRDs, the namespace of the Lease and two nodes.
+async fn prepare(plane: &ControlPlane) -> Option<Cluster> {
+    let cluster = Cluster::new(plane.client());
+    if !cluster.install_policy_crds("experimental").await {
+        return None;
+    }
+    cluster.install_report_crd().await;
+    cluster.namespace("netpol-system", &json!({})).await;
+    cluster.namespace("shop", &json!({})).await;
+    cluster.node("n1", "192.0.2.1").await;
+    cluster.node("n2", "192.0.2.2").await;
+    Some(cluster)
+}
+
+#[tokio::test]
+async fn conditions_count_the_nodes() {
+    let Some(plane) = ControlPlane::start().await else {
+        return;
+    };
+    let Some(cluster) = prepare(&plane).await else {
+        return;
+    };
+    let guard = deny_from("guard", 10, "evil");
+    cluster.apply(&guard).await;
+
+    let (n1, n2) = (Node::new("n1"), Node::new("n2"));
+    let (first, _) = n1.start(&plane.client());
+    ready(&first).await;
+    let message = programmed(&cluster, &guard, "Pending").await;
+    assert_eq!(message, "1/2 nodes; n2: NoReport (no agent has reported)");
+    let accepted = condition(&cluster, &guard, "Accepted").await.unwrap();
+    assert_eq!(accepted, ("True".into(), "Valid".into(), String::new()));
+
+    let (second, told) = n2.start(&plane.client());
+    assert_eq!(programmed(&cluster, &guard, "AllNodes").await, "2/2 nodes");
+
+    // Nothing changes, so nothing is written.
+    let written = writes(&first, "condition", "written") + writes(&second, "condition", "written");
+    let version = cluster.get(&guard).await.unwrap()["metadata"]["resourceVersion"].clone();
+    cluster.apply(&network_policy("shop", "web", &[])).await;
+    cluster.pod("shop", "web", "n3", "10.1.0.1").await;
+    let publications = told.publications();
+    eventually("seen", async || {
+        (told.publications() >= publications).then_some(())
+    })
+    .await;
+    for running in [&first, &second] {
+        ready(running).await;
+    }
+    assert_eq!(
+        writes(&first, "condition", "written") + writes(&second, "condition", "written"),
+        written
+    );
+    assert_eq!(
+        cluster.get(&guard).await.unwrap()["metadata"]["resourceVersion"],
+        version
+    );
+
+    // One field manager owns all of it, however many agents there are.
+    let managers: Vec<Value> = cluster.get(&guard).await.unwrap()["metadata"]["managedFields"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|entry| entry["subresource"] == "status")
+        .map(|entry| entry["manager"].clone())
+        .collect();
+    assert_eq!(managers, ["netpol"]);
+
+    // A node that is deleted is no longer counted.
+    second.stop().await;
+    cluster
+        .delete(&json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n2"}}))
+        .await;
+    eventually("one node", async || {
+        let (_, _, message) = condition(&cluster, &guard, "Programmed").await?;
+        (message == "1/1 nodes").then_some(())
+    })
+    .await;
+    first.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_that_fails_is_named() {
+    let Some(plane) = ControlPlane::start().await else {
+        return;
+    };
+    let Some(cluster) = prepare(&plane).await else {
+        return;
+    };
+    let guard = deny_from("guard", 10, "evil");
+    let (n1, n2) = (Node::new("n1"), Node::new("n2"));
+    let (first, _) = n1.start(&plane.client());
+    let (second, told) = n2.start(&plane.client());
+    ready(&first).await;
+    ready(&second).await;
+
+    told.refuse(true);
+    cluster.apply(&guard).await;
+    let message = programmed(&cluster, &guard, "PublishFailed").await;
+    assert!(
+        message.starts_with("1/2 nodes; n2: PublishFailed ("),
+        "{message}"
+    );
+    assert!(!second.health.unready().is_empty());
+    told.refuse(false);
+    // The next change brings the node back.
+    cluster.apply(&deny_from("guard", 11, "evil")).await;
+    assert_eq!(programmed(&cluster, &guard, "AllNodes").await, "2/2 nodes");
+    first.stop().await;
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_enforced_as_written_is_said() {
+    let Some(plane) = ControlPlane::start().await else {
+        return;
+    };
+    let Some(cluster) = prepare(&plane).await else {
+        return;
+    };
+    let mut closed = deny_from("closed", 5, "evil");
+    closed["spec"]["egress"] = json!([{
+        "name": "names", "action": "Allow", "to": [{"domainNames": ["example.com"]}],
+    }]);
+    cluster.apply(&closed).await;
+    cluster.apply(&deny_from("one", 10, "evil")).await;
+    cluster.apply(&deny_from("other", 10, "evil")).await;
+    let node = Node::new("n1");
+    let (running, _) = node.start(&plane.client());
+    ready(&running).await;
+
+    let (status, reason, message) = eventually("closed", async || {
+        condition(&cluster, &closed, "Accepted").await
+    })
+    .await;
+    assert_eq!(
+        (&*status, &*reason),
+        ("False", "UnsupportedField"),
+        "{message}"
+    );
+    assert!(
+        message.contains("egress[0]") && message.contains("domain names"),
+        "{message}"
+    );
+    let tie = eventually("tie", async || {
+        condition(&cluster, &deny_from("one", 10, ""), "Accepted").await
+    })
+    .await;
+    assert_eq!((&*tie.0, &*tie.1), ("True", "PriorityTie"));
+    assert!(tie.2.contains("AdminNetworkPolicy other"), "{}", tie.2);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn somebody_else_s_conditions_survive_and_ours_are_repaired() {
+    let Some(plane) = ControlPlane::start().await else {
+        return;
+    };
+    let Some(cluster) = prepare(&plane).await else {
+        return;
+    };
+    let guard = deny_from("guard", 10, "evil");
+    cluster.apply(&guard).await;
+    let foreign = |kind: &str, status: &str| {
+        json!({
+            "apiVersion": guard["apiVersion"], "kind": guard["kind"], "metadata": {"name": "guard"},
+            "status": {"conditions": [{
+                "type": kind, "status": status, "reason": "Other", "message": "from another engine",
+                "lastTransitionTime": "2025-01-01T00:00:00Z",
+            }]},
+        })
+    };
+    cluster
+        .apply_status(&foreign("other.example/Ready", "True"))
+        .await;
+    let node = Node::new("n1");
+    let (running, _) = node.start(&plane.client());
+    programmed(&cluster, &guard, "Pending").await;
+    let conditions = |object: Value| object["status"]["conditions"].as_array().unwrap().len();
+    assert_eq!(conditions(cluster.get(&guard).await.unwrap()), 3);
+
+    // Another manager that takes our condition over is corrected.
+    cluster
+        .apply_status(&foreign("netpol.internal/Accepted", "False"))
+        .await;
+    eventually("repaired", async || {
+        let accepted = condition_unchecked(&cluster, &guard, "netpol.internal/Accepted").await?;
+        (accepted == "True").then_some(())
+    })
+    .await;
+    running.stop().await;
+}
+
+async fn condition_unchecked(cluster: &Cluster, object: &Value, kind: &str) -> Option<String> {
+    let object = cluster.get(object).await?;
+    let mut conditions = object["status"]["conditions"].as_array()?.iter();
+    let found = conditions.find(|condition| condition["type"] == *kind)?;
+    Some(found["status"].as_str()?.to_owned())
+}
+
+#[tokio::test]
+async fn a_report_belongs_to_its_node() {
+    let Some(plane) = ControlPlane::start().await else {
+        return;
+    };
+    let Some(cluster) = prepare(&plane).await else {
+        return;
+    };
+    let node = Node::new("n1");
+    node.add_pod("s1", "10.1.0.1/32");
+    cluster.pod("shop", "web", "n1", "10.1.0.1").await;
+    let (running, _) = node.start(&plane.client());
+    let report = json!({
+        "apiVersion": "netpol.internal/v1alpha1", "kind": "NodeEnforcement", "metadata": {"name": "n1"},
+    });
+    let found = eventually("report", async || {
+        let found = cluster.get(&report).await?;
+        (found["spec"]["pods"]["enforced"] == 1).then_some(found)
+    })
+    .await;
+    let owner = &found["metadata"]["ownerReferences"][0];
+    assert_eq!(
+        (&owner["kind"], &owner["name"]),
+        (&json!("Node"), &json!("n1"))
+    );
+    running.stop().await;
+
+    // An agent that starts again and finds everything as it left it writes nothing.
+    let version = found["metadata"]["resourceVersion"].clone();
+    let (running, _) = node.start(&plane.client());
+    ready(&running).await;
+    eventually("compared", async || {
+        (writes(&running, "report", "unchanged") == 1).then_some(())
+    })
+    .await;
+    assert_eq!(
+        cluster.get(&report).await.unwrap()["metadata"]["resourceVersion"],
+        version
+    );
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_lease_changes_hands() {
+    let Some(plane) = ControlPlane::start().await else {
+        return;
+    };
+    let Some(cluster) = prepare(&plane).await else {
+        return;
+    };
+    let (n1, n2) = (Node::new("n1"), Node::new("n2"));
+    let leads = |running: &Running| running.metrics.leader.get() == 1;
+    let (first, _) = n1.start(&plane.client());
+    eventually("leader", async || leads(&first).then_some(())).await;
+    let (second, _) = n2.start(&plane.client());
+    ready(&second).await;
+    assert!(!leads(&second));
+
+    first.stop().await;
+    eventually("successor", async || leads(&second).then_some(())).await;
+    let guard = deny_from("guard", 10, "evil");
+    cluster.apply(&guard).await;
+    // The report of the first node still stands, and says that it has not seen the policy.
+    let message = programmed(&cluster, &guard, "Pending").await;
+    assert_eq!(message, "1/2 nodes; n1: Pending");
+    second.stop().await;
+}
