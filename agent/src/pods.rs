@@ -104,6 +104,11 @@ pub fn find<'a>(
             found.pods.entry(*index).or_default();
         }
     }
+    let controllers = links.links().iter().filter_map(|(index, link)| {
+        let controller = link.controller?;
+        found.pods.contains_key(index).then_some(controller)
+    });
+    found.bridges = controllers.collect();
     let others = links.links().iter();
     found.uplinks = others
         .filter(|(index, link)| !link.is_loopback && !found.pods.contains_key(index))

@@ -2,7 +2,6 @@
 //! What happens between an event and its being in force?
 
 use std::{
-    future::pending,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,8 +9,9 @@ use std::{
 use anyhow::{Context as _, Result};
 use policy_compiler::model::Pod;
 use tokio::{
+    runtime::Builder,
     sync::{mpsc, watch},
-    time::{MissedTickBehavior, interval, sleep_until},
+    time::sleep_until,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -57,8 +57,10 @@ pub(super) struct Enforcer<D> {
     bundle: Option<Bundle>,
     /// The newest snapshot in force is not in the bundle; since when.
     unsaved: Option<Instant>,
-    /// [`digest`] of the policies in force.
-    digest: String,
+    /// When to check the datapath next.
+    turn: Instant,
+    /// [`digest`] of the policies in force, once they come from the API server.
+    digest: Option<String>,
     publish: watch::Sender<Arc<View>>,
     health: Health,
     metrics: Metrics,
@@ -105,7 +107,8 @@ impl<D: Datapath> Enforcer<D> {
             interfaces: Interfaces::default(),
             look: None,
             unsaved: None,
-            digest: String::new(),
+            turn: Instant::now() + TURN,
+            digest: None,
             publish,
             health,
             metrics,
@@ -116,65 +119,39 @@ impl<D: Datapath> Enforcer<D> {
     }
 
     /// Follows events until told to stop.
-    pub(super) fn run(mut self, inbox: Inbox, links: Links) {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build();
-        match runtime {
-            Ok(runtime) => runtime.block_on(self.follow(inbox, links)),
-            Err(error) => error!(%error, "cannot start the enforcing loop"),
+    pub(super) fn run(mut self, mut inbox: Inbox, mut links: Links) {
+        let runtime = match Builder::new_current_thread().enable_time().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return error!(%error, "cannot start the enforcing loop"),
+        };
+        // Only the waiting is asynchronous. The work happens outside of the runtime, because it blocks.
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            self.health.turned();
+            let due = self.next_due();
+            match runtime.block_on(next(due, &mut inbox, &mut links, &mut batch)) {
+                Next::Link(event) => self.link(&event),
+                Next::Update(update) => self.update(update),
+                Next::Question(question) => {
+                    let document = debugging::document(&question.path, &self.index, &self.engine);
+                    // The one who asked may have gone.
+                    let _ = question.answer.send(document);
+                }
+                Next::Due => self.act(),
+                Next::Watched => self.watched(batch.drain(..)),
+                Next::Stop => break,
+            }
         }
         if self.unsaved.is_some() {
             self.save();
         }
     }
 
-    async fn follow(&mut self, mut inbox: Inbox, mut links: Links) {
-        let mut batch = Vec::with_capacity(BATCH);
-        let mut turns = interval(TURN);
-        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            self.health.turned();
-            let due = self.next_due();
-            let wake = async {
-                match due {
-                    Some(due) => sleep_until(due.into()).await,
-                    None => pending().await,
-                }
-            };
-            tokio::select! {
-                biased;
-                () = inbox.stop.cancelled() => return,
-                // A new interface has to be closed before anything else is done.
-                Some(event) = links.events.recv() => self.link(&event),
-                Some(update) = inbox.updated.recv() => self.update(update),
-                Some(question) = inbox.asked.recv() => {
-                    let document = debugging::document(&question.path, &self.index, &self.engine);
-                    // The one who asked may have gone.
-                    let _ = question.answer.send(document);
-                }
-                () = wake => self.act(),
-                taken = inbox.watched.recv_many(&mut batch, BATCH) => {
-                    if taken == 0 {
-                        return;
-                    }
-                    self.watched(batch.drain(..));
-                }
-                _ = turns.tick() => {
-                    self.maintain();
-                    self.tell();
-                }
-            }
-        }
-    }
-
-    fn next_due(&self) -> Option<Instant> {
+    fn next_due(&self) -> Instant {
         let look = self.look.map(|(at, _)| at);
         let save = self.unsaved.map(|since| since + SAVE_DELAY);
-        [self.coalescer.deadline(), look, save]
-            .into_iter()
-            .flatten()
-            .min()
+        let others = [self.coalescer.deadline(), look, save];
+        others.into_iter().flatten().fold(self.turn, Instant::min)
     }
 
     fn watched(&mut self, events: impl Iterator<Item = Event>) {
@@ -250,6 +227,11 @@ impl<D: Datapath> Enforcer<D> {
         if self.unsaved.is_some_and(|since| since + SAVE_DELAY <= now) {
             self.save();
         }
+        if self.turn <= now {
+            self.turn = now + TURN;
+            self.maintain();
+            self.tell();
+        }
     }
 
     /// Compiles and publishes what the index holds. If that fails, the tables in force stay.
@@ -257,7 +239,7 @@ impl<D: Datapath> Enforcer<D> {
         let result = self.engine.apply(self.index.snapshot().clone());
         match result {
             Ok(()) => {
-                self.digest = digest(self.index.records().values());
+                self.digest = Some(digest(self.index.records().values()));
                 self.metrics
                     .policy_lag
                     .observe(since.elapsed().as_secs_f64());
@@ -405,7 +387,8 @@ impl<D: Datapath> Enforcer<D> {
         self.count();
 
         let failure = report::failure(&self.index, engine.error.as_deref());
-        let is_known = self.index.is_synced() && engine.generation > 0 || failure.is_some();
+        let is_known = self.digest.is_some() || failure.is_some();
+        let digest = self.digest.as_deref().unwrap_or_default();
         let records = self.index.records().values();
         let nodes = self.index.snapshot().nodes.values();
         let view = View {
@@ -417,7 +400,7 @@ impl<D: Datapath> Enforcer<D> {
                 .filter(|node| node.labels.get(OS).is_none_or(|os| os == "linux"))
                 .map(|node| node.name.clone())
                 .collect(),
-            report: is_known.then(|| report::report(&self.index, engine, failure, &self.digest)),
+            report: is_known.then(|| report::report(&self.index, engine, failure, digest)),
         };
         self.publish.send_if_modified(|published| {
             let same = **published == view;
@@ -465,6 +448,33 @@ impl<D: Datapath> Enforcer<D> {
                 .get_or_create(&StateLabel { state })
                 .set(number);
         }
+    }
+}
+
+/// What the loop does next.
+enum Next {
+    Link(LinkEvent),
+    Update(Update),
+    Question(Question),
+    Due,
+    /// Events of watches are in the batch.
+    Watched,
+    Stop,
+}
+
+async fn next(due: Instant, inbox: &mut Inbox, links: &mut Links, batch: &mut Vec<Event>) -> Next {
+    tokio::select! {
+        biased;
+        () = inbox.stop.cancelled() => Next::Stop,
+        // A new interface has to be closed before anything else is done.
+        Some(event) = links.events.recv() => Next::Link(event),
+        Some(update) = inbox.updated.recv() => Next::Update(update),
+        Some(question) = inbox.asked.recv() => Next::Question(question),
+        () = sleep_until(due.into()) => Next::Due,
+        taken = inbox.watched.recv_many(batch, BATCH) => match taken {
+            0 => Next::Stop,
+            _ => Next::Watched,
+        },
     }
 }
 

@@ -71,7 +71,8 @@ pub async fn report_node(
     let api: Api<NodeEnforcement> = Api::all(client.clone());
     let nodes: Api<Node> = Api::all(client);
     let mut written: Option<NodeEnforcementSpec> = None;
-    loop {
+    let mut trouble = String::new();
+    while view.has_changed().is_ok() {
         let report = view.borrow_and_update().report.clone();
         let mut pause = Duration::ZERO;
         if let Some(report) = report
@@ -82,11 +83,15 @@ pub async fn report_node(
                 Ok(outcome) => {
                     count(&metrics, "report", outcome);
                     written = Some(report);
+                    trouble.clear();
                     pause = pace.report;
                 }
                 Err(why) => {
                     count(&metrics, "report", "failed");
-                    tracing::warn!(%why, "report of this node not written");
+                    if why != trouble {
+                        tracing::warn!(%why, "report of this node not written");
+                        trouble = why;
+                    }
                     pause = pace.conditions;
                     // Nothing may change for long; the next attempt must not wait for it.
                     view.mark_changed();

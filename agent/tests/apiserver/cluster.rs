@@ -11,17 +11,17 @@ use serde_json::{Value, json};
 
 /// Writes objects with server-side apply, so that a test can say the same twice.
 #[derive(Clone)]
-pub struct Cluster {
+pub(crate) struct Cluster {
     client: Client,
 }
 
 impl Cluster {
-    pub fn new(client: Client) -> Self {
+    pub(crate) fn new(client: Client) -> Self {
         Self { client }
     }
 
     /// Applies one object.
-    pub async fn apply(&self, object: &Value) -> Value {
+    pub(crate) async fn apply(&self, object: &Value) -> Value {
         let params = PatchParams::apply("test").force();
         let name = object["metadata"]["name"].as_str().unwrap();
         let api = self.api(object);
@@ -31,7 +31,7 @@ impl Cluster {
     }
 
     /// Applies the status of an object.
-    pub async fn apply_status(&self, object: &Value) {
+    pub(crate) async fn apply_status(&self, object: &Value) {
         let params = PatchParams::apply("test-status").force();
         let name = object["metadata"]["name"].as_str().unwrap();
         let api = self.api(object);
@@ -40,20 +40,20 @@ impl Cluster {
     }
 
     /// Reads an object; `None` if it is not there.
-    pub async fn get(&self, object: &Value) -> Option<Value> {
+    pub(crate) async fn get(&self, object: &Value) -> Option<Value> {
         let name = object["metadata"]["name"].as_str().unwrap();
         let got = self.api(object).get_opt(name).await.unwrap();
         got.map(|got| serde_json::to_value(got).unwrap())
     }
 
     /// Deletes an object at once.
-    pub async fn delete(&self, object: &Value) {
+    pub(crate) async fn delete(&self, object: &Value) {
         let name = object["metadata"]["name"].as_str().unwrap();
         let params = DeleteParams::default().grace_period(0);
         self.api(object).delete(name, &params).await.unwrap();
     }
 
-    pub async fn namespace(&self, name: &str, labels: &Value) {
+    pub(crate) async fn namespace(&self, name: &str, labels: &Value) {
         self.apply(&json!({
             "apiVersion": "v1", "kind": "Namespace",
             "metadata": {"name": name, "labels": labels},
@@ -61,7 +61,7 @@ impl Cluster {
         .await;
     }
 
-    pub async fn node(&self, name: &str, address: &str) {
+    pub(crate) async fn node(&self, name: &str, address: &str) {
         let identity = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
         self.apply(&identity).await;
         let mut status = identity;
@@ -70,7 +70,13 @@ impl Cluster {
     }
 
     /// A pod that runs on `node`; returns its UID.
-    pub async fn pod(&self, namespace: &str, name: &str, node: &str, address: &str) -> String {
+    pub(crate) async fn pod(
+        &self,
+        namespace: &str,
+        name: &str,
+        node: &str,
+        address: &str,
+    ) -> String {
         let pod = self.apply(&pod(namespace, name, node)).await;
         self.apply_status(&running(namespace, name, address)).await;
         pod["metadata"]["uid"].as_str().unwrap().to_owned()
@@ -78,7 +84,7 @@ impl Cluster {
 
     /// Installs the CRDs of policy.networking.k8s.io from the shared folder, and says whether that was
     /// possible.
-    pub async fn install_policy_crds(&self, channel: &str) -> bool {
+    pub(crate) async fn install_policy_crds(&self, channel: &str) -> bool {
         let Some(files) = policy_crds(channel) else {
             println!("skipped: the upstream CRDs are not beside the project");
             return false;
@@ -91,7 +97,7 @@ impl Cluster {
     }
 
     /// Installs the CRD of the nodes' reports.
-    pub async fn install_report_crd(&self) {
+    pub(crate) async fn install_report_crd(&self) {
         let text = agent::status::report::definition().unwrap();
         self.install_crd(&serde_yaml::from_str(&text).unwrap())
             .await;
@@ -137,7 +143,7 @@ impl Cluster {
 }
 
 /// A pod bound to `node`, with the label `app`.
-pub fn pod(namespace: &str, name: &str, node: &str) -> Value {
+pub(crate) fn pod(namespace: &str, name: &str, node: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"namespace": namespace, "name": name, "labels": {"app": name}},
@@ -151,7 +157,7 @@ pub fn pod(namespace: &str, name: &str, node: &str) -> Value {
 }
 
 /// The status a kubelet writes.
-pub fn running(namespace: &str, name: &str, address: &str) -> Value {
+pub(crate) fn running(namespace: &str, name: &str, address: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"namespace": namespace, "name": name},
@@ -160,7 +166,7 @@ pub fn running(namespace: &str, name: &str, address: &str) -> Value {
 }
 
 /// A NetworkPolicy that isolates `app` for ingress, but for peers with the label `app: <from>`.
-pub fn network_policy(namespace: &str, app: &str, from: &[&str]) -> Value {
+pub(crate) fn network_policy(namespace: &str, app: &str, from: &[&str]) -> Value {
     let peers: Vec<Value> = from
         .iter()
         .map(|from| json!({"podSelector": {"matchLabels": {"app": from}}}))
@@ -182,7 +188,7 @@ pub fn network_policy(namespace: &str, app: &str, from: &[&str]) -> Value {
 }
 
 /// An AdminNetworkPolicy that denies ingress from the pods with the label `app: <from>` to all pods.
-pub fn deny_from(name: &str, priority: i64, from: &str) -> Value {
+pub(crate) fn deny_from(name: &str, priority: i64, from: &str) -> Value {
     json!({
         "apiVersion": "policy.networking.k8s.io/v1alpha1", "kind": "AdminNetworkPolicy",
         "metadata": {"name": name},
@@ -198,7 +204,7 @@ pub fn deny_from(name: &str, priority: i64, from: &str) -> Value {
 }
 
 /// Asks until there is an answer, for a minute at most.
-pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let asking = async {
         loop {
             if let Some(answer) = ask().await {

@@ -7,6 +7,7 @@ use std::{
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
     time::{Duration, Instant},
 };
 
@@ -18,7 +19,7 @@ use tempfile::TempDir;
 const ADMIN: &str = "admin";
 
 /// A running control plane; dropping it ends it.
-pub struct ControlPlane {
+pub(crate) struct ControlPlane {
     folder: TempDir,
     assets: PathBuf,
     _etcd: Server,
@@ -40,7 +41,7 @@ impl ControlPlane {
     /// Starts a control plane and waits until it is ready; `None` if there is none on this machine.
     ///
     /// CI sets `CI` and must not skip, so there it is an error.
-    pub async fn start() -> Option<Self> {
+    pub(crate) async fn start() -> Option<Self> {
         let Some(assets) = assets() else {
             assert!(
                 env::var_os("CI").is_none(),
@@ -78,17 +79,17 @@ impl ControlPlane {
     }
 
     /// A client of somebody who may do everything.
-    pub fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         self.client_of(ADMIN)
     }
 
     /// A client of the user `token`.
-    pub fn client_of(&self, token: &str) -> Client {
+    pub(crate) fn client_of(&self, token: &str) -> Client {
         Client::try_from(self.config_of(token)).unwrap()
     }
 
     /// What a client of the user `token` is made of.
-    pub fn config_of(&self, token: &str) -> Config {
+    pub(crate) fn config_of(&self, token: &str) -> Config {
         let url = format!("https://127.0.0.1:{}", self.port);
         let mut config = Config::new(url.parse().unwrap());
         config.accept_invalid_certs = true;
@@ -101,12 +102,12 @@ impl ControlPlane {
     }
 
     /// Ends the API server; etcd keeps what it holds.
-    pub fn stop_apiserver(&mut self) {
+    pub(crate) fn stop_apiserver(&mut self) {
         self.apiserver = None;
     }
 
     /// Starts the API server at its old address and waits until it is ready.
-    pub async fn start_apiserver(&mut self) {
+    pub(crate) async fn start_apiserver(&mut self) {
         let path = |name: &str| self.folder.path().join(name).display().to_string();
         let server = spawn(
             &self.assets.join("kube-apiserver"),
@@ -142,7 +143,7 @@ impl ControlPlane {
     }
 
     /// Removes an object behind the API server's back and makes etcd forget that it ever was.
-    pub fn erase(&self, key: &str) {
+    pub(crate) fn erase(&self, key: &str) {
         let deleted = self.etcd("kv/deleterange", &format!(r#"{{"key":"{}"}}"#, base64(key)));
         assert_eq!(deleted["deleted"], "1", "{deleted}");
         let revision = deleted["header"]["revision"].as_str().unwrap();
@@ -235,9 +236,16 @@ fn spawn(program: &Path, log: &Path, arguments: &[String]) -> Server {
     Server(child)
 }
 
-/// Ports that were free a moment ago, all different.
+/// Ports that are free and not handed out to outgoing connections, all different in this process.
 fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners: [TcpListener; N] =
-        std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let base = 20_000 + u16::try_from(std::process::id() % 100).unwrap() * 100;
+    std::array::from_fn(|_| {
+        loop {
+            let port = base + NEXT.fetch_add(1, Ordering::Relaxed) % 100;
+            if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+                return port;
+            }
+        }
+    })
 }

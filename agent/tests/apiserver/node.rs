@@ -5,6 +5,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
+    thread,
     time::Duration,
 };
 
@@ -22,14 +23,14 @@ use policy_compiler::{lower::Image, model::PodKey, snapshot::Options};
 use tempfile::TempDir;
 
 /// A network namespace that stands for a node, with a folder for everything an agent keeps.
-pub struct Node {
-    pub name: String,
+pub(crate) struct Node {
+    pub(crate) name: String,
     dir: TempDir,
-    pub netns: Netns,
+    pub(crate) netns: Netns,
 }
 
 impl Node {
-    pub fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let netns = Netns::create(&dir.path().join("nodes"), name).unwrap();
         let node = Self {
@@ -44,7 +45,11 @@ impl Node {
 
     /// Gives a pod a network namespace with one interface that has `address`, as a network plugin does:
     /// the namespace is pinned under a name that says nothing.
-    pub fn add_pod(&self, pinned_as: &str, address: &str) -> Netns {
+    pub(crate) fn add_pod(&self, pinned_as: &str, address: &str) -> Netns {
+        blocking(|| self.build_pod(pinned_as, address))
+    }
+
+    fn build_pod(&self, pinned_as: &str, address: &str) -> Netns {
         let netns = Netns::create(&self.pods(), pinned_as).unwrap();
         let links = Netlink::open(&self.netns).unwrap();
         links
@@ -60,15 +65,17 @@ impl Node {
         netns
     }
 
-    pub fn remove_pod(&self, pinned_as: &str) {
-        let links = Netlink::open(&self.netns).unwrap();
-        if let Some(link) = links.link_named(&format!("v{pinned_as}")).unwrap() {
-            links.delete_link(link.index).unwrap();
-        }
-        Netns::remove(&self.pods(), pinned_as).unwrap();
+    pub(crate) fn remove_pod(&self, pinned_as: &str) {
+        blocking(|| {
+            let links = Netlink::open(&self.netns).unwrap();
+            if let Some(link) = links.link_named(&format!("v{pinned_as}")).unwrap() {
+                links.delete_link(link.index).unwrap();
+            }
+            Netns::remove(&self.pods(), pinned_as).unwrap();
+        });
     }
 
-    pub fn config(&self) -> Config {
+    pub(crate) fn config(&self) -> Config {
         Config {
             node: self.name.clone(),
             namespace: "netpol-system".to_owned(),
@@ -95,11 +102,11 @@ impl Node {
     }
 
     /// Starts an agent that enforces nothing but remembers what it would.
-    pub fn start(&self, client: &Client) -> (Running, Told) {
+    pub(crate) fn start(&self, client: &Client) -> (Running, Told) {
         self.start_with(&self.config(), client)
     }
 
-    pub fn start_with(&self, config: &Config, client: &Client) -> (Running, Told) {
+    pub(crate) fn start_with(&self, config: &Config, client: &Client) -> (Running, Told) {
         let told = Told::default();
         let datapath = told.clone();
         let running = kubernetes::start(config, client, &self.netns, || Ok(datapath)).unwrap();
@@ -109,6 +116,11 @@ impl Node {
     fn pods(&self) -> PathBuf {
         self.dir.path().join("pods")
     }
+}
+
+/// Runs what must not run on a thread of an asynchronous runtime.
+fn blocking<T: Send>(action: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| scope.spawn(action).join().unwrap())
 }
 
 impl Drop for Node {
@@ -126,11 +138,11 @@ fn remove_all(folder: &Path) {
 
 /// What a datapath was told, for the test to look at while the agent runs.
 #[derive(Clone, Debug, Default)]
-pub struct Told(Arc<Mutex<Recording>>);
+pub(crate) struct Told(Arc<Mutex<Recording>>);
 
 impl Told {
     /// The tables told last.
-    pub fn image(&self) -> Option<Image> {
+    pub(crate) fn image(&self) -> Option<Image> {
         let recording = self.0.lock().unwrap();
         recording.calls.iter().rev().find_map(|call| match call {
             Call::Publish { image, .. } => Some((**image).clone()),
@@ -139,7 +151,7 @@ impl Told {
     }
 
     /// Interfaces attached to and not detached from.
-    pub fn attached(&self) -> Vec<u32> {
+    pub(crate) fn attached(&self) -> Vec<u32> {
         let mut attached = Vec::new();
         for call in &self.0.lock().unwrap().calls {
             match call {
@@ -152,14 +164,14 @@ impl Told {
     }
 
     /// The pods that the tables told last are for.
-    pub fn pods(&self) -> Vec<String> {
+    pub(crate) fn pods(&self) -> Vec<String> {
         let image = self.image();
         let pods = image.iter().flat_map(|image| image.endpoints.keys());
         pods.map(PodKey::to_string).collect()
     }
 
     /// The pods that were told to have an interface.
-    pub fn bound(&self) -> Vec<String> {
+    pub(crate) fn bound(&self) -> Vec<String> {
         let recording = self.0.lock().unwrap();
         let last = recording.calls.iter().rev().find_map(|call| match call {
             Call::Publish { pods, .. } => Some(pods.clone()),
@@ -172,7 +184,7 @@ impl Told {
     }
 
     /// Number of publications.
-    pub fn publications(&self) -> usize {
+    pub(crate) fn publications(&self) -> usize {
         let recording = self.0.lock().unwrap();
         let calls = recording.calls.iter();
         calls
@@ -181,7 +193,7 @@ impl Told {
     }
 
     /// Lets publishing fail from now on, or succeed again.
-    pub fn refuse(&self, refuse: bool) {
+    pub(crate) fn refuse(&self, refuse: bool) {
         self.0.lock().unwrap().refuse = refuse;
     }
 }

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Waits until the agent says that it is ready.
-pub async fn ready(running: &Running) {
+pub(crate) async fn ready(running: &Running) {
     eventually("ready", async || {
         running.health.unready().is_empty().then_some(())
     })
