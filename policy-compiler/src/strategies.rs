@@ -73,9 +73,9 @@ impl Default for Settings {
         Self {
             namespaces: 3,
             nodes: 2,
-            pods: 5,
+            pods: 6,
             services: 2,
-            network_policies: 3,
+            network_policies: 4,
             admin_policies: 2,
             rules: 2,
             peers: 2,
@@ -96,13 +96,13 @@ pub fn snapshot(settings: Settings) -> impl Strategy<Value = Snapshot> {
             settings.namespaces,
         ),
         vec(node(), 1..=settings.nodes.max(1)),
-        vec(pod(settings), 1..=settings.pods.max(1)),
+        vec(pod(settings), some(settings.pods.max(1))),
         vec(service(settings), 0..=settings.services),
         domains(settings),
         options(),
     );
     let policies = (
-        vec(network_policy(settings), 0..=settings.network_policies),
+        vec(network_policy(settings), some(settings.network_policies)),
         vec(admin_policy(settings), 0..=settings.admin_policies),
         vec(cluster_policy(settings), 0..=settings.admin_policies),
         option::of(baseline_policy(settings)),
@@ -137,6 +137,11 @@ pub fn snapshot(settings: Settings) -> impl Strategy<Value = Snapshot> {
         }
         snapshot
     })
+}
+
+/// At least half as many as may be: small worlds come from shrinking.
+fn some(most: usize) -> std::ops::RangeInclusive<usize> {
+    most.div_ceil(2)..=most
 }
 
 /// A cluster and `flows` flows in it.

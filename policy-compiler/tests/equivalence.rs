@@ -15,7 +15,7 @@ use policy_compiler::{
     strategies::{Settings, interesting_ports, world},
 };
 use proptest::{prop_assert, prop_assert_eq, strategy::Strategy};
-use suite::{EVERYTHING, cases, check};
+use suite::{EVERYTHING, check};
 
 #[test]
 fn engines_agree_with_the_oracle() {
@@ -48,7 +48,7 @@ fn connections_are_exact_at_every_port() {
     let required = ["allow", "deny", "several ranges"];
     check(
         "ports",
-        cases(10_000),
+        10_000,
         worlds,
         &required,
         |(snapshot, flows), met| {
@@ -95,7 +95,7 @@ fn connections_are_exact_at_every_port() {
 fn agree(name: &'static str, settings: Settings, worlds: u32, flows: usize) {
     check(
         name,
-        cases(worlds),
+        worlds,
         world(settings, flows).boxed(),
         &EVERYTHING,
         |(snapshot, flows), met| {

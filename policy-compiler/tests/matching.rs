@@ -15,7 +15,7 @@ use proptest::{
     prelude::*,
     sample::select,
 };
-use suite::{cases, check};
+use suite::check;
 
 /// apimachinery `Requirement.Matches` by cases: A80 to A83.
 #[test]
@@ -31,7 +31,7 @@ fn selectors_match_labels() {
     let labels = btree_map(word(), word(), 0..4);
     check(
         "selectors",
-        cases(10_000),
+        10_000,
         (terms, labels),
         &["selected", "not selected"],
         |(terms, labels), met| {
@@ -90,7 +90,7 @@ fn blocks_contain_addresses() {
     let values = (block(), vec(block(), 0..3), address());
     check(
         "blocks",
-        cases(10_000),
+        10_000,
         values,
         &["inside", "outside", "excepted"],
         |(cidr, except, address), met| {
@@ -128,7 +128,7 @@ fn patterns_cover_domain_names() {
     );
     check(
         "domains",
-        cases(10_000),
+        10_000,
         values,
         &["covered", "not covered", "deep"],
         |(suffix, name, wildcard, dot), met| {
@@ -155,7 +155,7 @@ fn patterns_cover_domain_names() {
 fn ranges_contain_their_ends() {
     check(
         "ranges",
-        cases(10_000),
+        10_000,
         (any::<u16>(), any::<u16>(), any::<u16>()),
         &["in", "out"],
         |(a, b, port), met| {

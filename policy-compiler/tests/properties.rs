@@ -33,7 +33,7 @@ use rewrite::{
     alternatives, catch_all, each_rule, edit_admin, edit_pods, edit_rules, forget_addresses,
     is_closed, policed, policies, rotate, rules_mut, seen_alike,
 };
-use suite::{Coverage, EVERYTHING, cases, check};
+use suite::{Coverage, EVERYTHING, check};
 
 /// Flows tried in each world.
 const FLOWS: usize = 24;
@@ -45,7 +45,7 @@ fn order_of_alternatives_does_not_matter() {
     let worlds = (worlds(), any::<prop::sample::Index>());
     check(
         "p1",
-        cases(10_000),
+        10_000,
         worlds,
         &EVERYTHING,
         |((before, flows), turn), met| {
@@ -83,7 +83,7 @@ fn priorities_matter_by_order_only() {
     let worlds = (worlds(), prop::collection::vec(1..200_i32, 6));
     check(
         "p2",
-        cases(10_000),
+        10_000,
         worlds,
         &EVERYTHING,
         |((before, flows), steps), met| {
@@ -111,7 +111,7 @@ fn priorities_matter_by_order_only() {
 fn rules_split_into_their_alternatives() {
     check(
         "p3",
-        cases(10_000),
+        10_000,
         worlds(),
         &EVERYTHING,
         |(before, flows), met| {
@@ -153,7 +153,7 @@ fn rules_split_into_their_alternatives() {
 fn old_kinds_migrate_to_the_new_one() {
     check(
         "p4",
-        cases(10_000),
+        10_000,
         worlds(),
         &EVERYTHING,
         |(before, flows), met| {
@@ -196,7 +196,7 @@ fn neighbours_of_equal_action_commute() {
     let required = [&EVERYTHING[..], &["swapped"]].concat();
     check(
         "p5",
-        cases(10_000),
+        10_000,
         worlds,
         &required,
         |((before, flows), pick), met| {
@@ -235,7 +235,7 @@ fn policies_without_subjects_say_nothing() {
     ];
     check(
         "p6",
-        cases(10_000),
+        10_000,
         (worlds(), extra),
         &EVERYTHING,
         |((before, flows), mut extra), met| {
@@ -255,7 +255,7 @@ fn more_network_rules_only_open() {
     let required = [&EVERYTHING[..], &["opened"]].concat();
     check(
         "p7",
-        cases(10_000),
+        10_000,
         worlds,
         &required,
         |((before, flows), rule, at), met| {
@@ -291,7 +291,7 @@ fn more_network_policies_leave_the_admin_tier_alone() {
     let required = [&EVERYTHING[..], &["opened", "closed"]].concat();
     check(
         "p8",
-        cases(10_000),
+        10_000,
         worlds,
         &required,
         |((before, flows), mut extra), met| {
@@ -338,7 +338,7 @@ fn rules_after_a_catch_all_are_dead() {
     let required = [&EVERYTHING[..], &["appended"]].concat();
     check(
         "p9",
-        cases(10_000),
+        10_000,
         (worlds(), extra),
         &required,
         |((mut before, flows), extra), met| {
@@ -384,7 +384,7 @@ fn selectors_do_not_see_families() {
     ];
     check(
         "p10",
-        cases(10_000),
+        10_000,
         worlds(),
         &required,
         |(mut snapshot, flows), met| {
@@ -425,7 +425,7 @@ fn names_of_ports_are_their_numbers() {
     ];
     check(
         "p11",
-        cases(10_000),
+        10_000,
         worlds(),
         &required,
         |(mut before, flows), met| {
@@ -494,7 +494,7 @@ fn pods_alike_are_treated_alike() {
     let required = ["allow", "deny", "pass", "isolated", "fail-closed", "twin"];
     check(
         "p13",
-        cases(10_000),
+        10_000,
         worlds(),
         &required,
         |(mut snapshot, flows), met| {
@@ -556,7 +556,7 @@ fn unknown_addresses_differ_by_blocks_only() {
     let required = ["allow", "deny", "pass", "isolated", "fail-closed", "alike"];
     check(
         "p14",
-        cases(10_000),
+        10_000,
         worlds(),
         &required,
         |(snapshot, flows), met| {

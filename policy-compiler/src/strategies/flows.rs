@@ -49,9 +49,9 @@ pub fn flow(snapshot: &Snapshot) -> impl Strategy<Value = Flow> + use<> {
 pub fn probe() -> impl Strategy<Value = Probe> {
     let end = |same| {
         prop_oneof![
-            10 => any::<Index>().prop_map(End::Pod),
-            2 => any::<Index>().prop_map(End::Node),
-            5 => any::<Index>().prop_map(End::Address),
+            14 => any::<Index>().prop_map(End::Pod),
+            1 => any::<Index>().prop_map(End::Node),
+            4 => any::<Index>().prop_map(End::Address),
             same => Just(End::Same),
         ]
     };

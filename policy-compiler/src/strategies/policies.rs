@@ -276,7 +276,7 @@ fn selector(pool: &'static [(&str, &[&str])]) -> impl Strategy<Value = Selector>
         })
     });
     prop_oneof![
-        2 => Just(Vec::new()),
+        4 => Just(Vec::new()),
         4 => vec(requirement.clone(), 1),
         1 => vec(requirement, 2),
     ]
