@@ -16,7 +16,9 @@ use policy_compiler::{
 
 use crate::flow::{Group, PortQuery, is_nothing};
 
-pub use json::{AnswerJson, At, CellJson, PortsJson, policy_name, ports_json, reason_name};
+pub use json::{
+    AnswerJson, At, CellJson, PortsJson, policy_name, ports_json, reason_name, verdict_name,
+};
 
 /// The four verdicts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

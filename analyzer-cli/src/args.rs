@@ -40,6 +40,10 @@ pub enum Command {
     Why(FlowArgs),
     /// Every endpoint to every endpoint, grouped by equivalence class
     Matrix(MatrixArgs),
+    /// What traffic changes between two sets of policies; newly allowed first
+    Diff(DiffArgs),
+    /// What is wrong or surprising, with fixes
+    Lint(LintArgs),
     /// The verdict of each observed flow
     Replay(ReplayArgs),
     /// Every document read and what became of it
@@ -50,6 +54,9 @@ pub enum Command {
     Completions(CompletionsArgs),
     /// The manual page
     Man,
+    /// A cluster for measurements
+    #[command(hide = true)]
+    Generate(GenerateArgs),
 }
 
 /// Arguments of `reach` and `why`.
@@ -107,6 +114,46 @@ pub enum By {
     Namespace,
 }
 
+/// Arguments of `diff`.
+#[derive(Args, Debug)]
+pub struct DiffArgs {
+    /// The state before: a file, folder or snapshot
+    pub old: Option<String>,
+    /// The state after
+    #[arg(requires = "old")]
+    pub new: Option<String>,
+    /// The state before is the input at this git revision
+    #[arg(long, value_name = "GITREF", conflicts_with_all = ["old", "new"])]
+    pub base: Option<String>,
+    /// Exit 1 if anything differs
+    #[arg(long)]
+    pub exit_code: bool,
+}
+
+/// Arguments of `lint`.
+#[derive(Args, Debug)]
+pub struct LintArgs {
+    /// Exit 1 for findings at or above this severity
+    #[arg(long, value_enum, default_value_t = FailOn::Warning)]
+    pub fail_on: FailOn,
+    /// Only these codes or names
+    #[arg(long, value_delimiter = ',')]
+    pub only: Vec<String>,
+}
+
+/// The least severity that fails a lint run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FailOn {
+    /// Only errors.
+    Error,
+    /// Warnings and errors.
+    Warning,
+    /// Everything.
+    Info,
+    /// Nothing.
+    Never,
+}
+
 /// Arguments of `replay`.
 #[derive(Args, Debug)]
 pub struct ReplayArgs {
@@ -126,6 +173,23 @@ pub struct RuleArgs {
 pub struct CompletionsArgs {
     /// The shell
     pub shell: clap_complete::Shell,
+}
+
+/// Arguments of `generate`.
+#[derive(Args, Debug)]
+pub struct GenerateArgs {
+    /// Workloads
+    #[arg(long, default_value_t = 1000)]
+    pub workloads: usize,
+    /// Pods of each workload
+    #[arg(long, default_value_t = 1)]
+    pub replicas: usize,
+    /// Policies
+    #[arg(long, default_value_t = 400)]
+    pub policies: usize,
+    /// The same seed gives the same cluster
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
 }
 
 const EXIT_CODES: &str = "\

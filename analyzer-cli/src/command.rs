@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One module per command.
 
+pub mod diff;
+pub mod generate;
 pub mod inputs;
+pub mod lint;
 pub mod matrix;
 pub mod reach;
 pub mod replay;

@@ -69,10 +69,13 @@ fn run(cli: &Cli) -> anyhow::Result<ExitStatus> {
         Command::Reach(args) => command::reach::run(&io, args, false),
         Command::Why(args) => command::reach::run(&io, args, true),
         Command::Matrix(args) => command::matrix::run(&io, args),
+        Command::Diff(args) => command::diff::run(&io, args),
+        Command::Lint(args) => command::lint::run(&io, args),
         Command::Replay(args) => command::replay::run(&io, args),
         Command::Inputs => command::inputs::run(&io),
         Command::Rule(args) => command::rule::run(&io, args),
         Command::Completions(args) => command::shell::completions(&io, args),
+        Command::Generate(args) => command::generate::run(&io, args),
         Command::Man => command::shell::man(&io),
     }
 }

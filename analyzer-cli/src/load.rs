@@ -25,6 +25,7 @@ use crate::{
 
 pub use config::Config;
 pub use files::Source;
+pub use tools::run as run_tool;
 
 /// The input of a command.
 #[derive(Debug)]

@@ -2,4 +2,6 @@
 //! How do answers look? One module per form that more than one command has.
 
 pub mod diagnostics;
+pub mod github;
+pub mod sarif;
 pub mod table;

@@ -82,6 +82,8 @@ pub struct Doubt {
 pub enum Extent {
     /// Everything: it may select any pod and do anything, at any priority.
     Whole,
+    /// Which pods it selects.
+    Subject,
     /// One direction: the pods it selects are known, what it does to them is not.
     Direction(Direction),
     /// One rule.
@@ -127,6 +129,9 @@ impl Doubt {
 
 impl Extent {
     fn of(path: &str) -> Self {
+        if path.starts_with("spec.podSelector") || path.starts_with("spec.subject") {
+            return Self::Subject;
+        }
         for direction in Direction::BOTH {
             let Some(rest) = path
                 .strip_prefix("spec.")

@@ -268,6 +268,7 @@ impl<'a, 'd> Builder<'a, 'd> {
     fn network_policy(&mut self, policy: &'a NetworkPolicy) -> PolicyId {
         let reference = policy.policy_ref();
         let whole = self.doubt(&reference, |extent| extent == Extent::Whole);
+        let subject = self.doubt(&reference, |extent| extent == Extent::Subject);
         let mut rules = |direction| {
             policy.rules(direction).map(|rules| {
                 rules
@@ -304,14 +305,18 @@ impl<'a, 'd> Builder<'a, 'd> {
         };
         let (ingress, egress) = (rules(Direction::Ingress), rules(Direction::Egress));
         self.push(PolicyInfo {
-            subject: match whole {
+            subject: match whole.or(subject) {
                 Some(_) => SubjectOf::Any,
                 None => SubjectOf::Own(&policy.pod_selector),
             },
+            ingress_doubt: whole
+                .or_else(|| self.direction_doubt(&reference, Direction::Ingress))
+                .or_else(|| subject.filter(|_| ingress.is_some())),
+            egress_doubt: whole
+                .or_else(|| self.direction_doubt(&reference, Direction::Egress))
+                .or_else(|| subject.filter(|_| egress.is_some())),
             ingress,
             egress,
-            ingress_doubt: whole.or_else(|| self.direction_doubt(&reference, Direction::Ingress)),
-            egress_doubt: whole.or_else(|| self.direction_doubt(&reference, Direction::Egress)),
             reference,
         })
     }
@@ -380,6 +385,8 @@ impl<'a, 'd> Builder<'a, 'd> {
         let mut cluster = Vec::new();
         let doubts = self.doubts;
         for (doubt, index) in doubts.iter().zip(0..) {
+            // Egress, ingress: whether the policy is known to have nothing to say.
+            let mut silent = [false; 2];
             let place = if let Some(namespace) = &doubt.policy.namespace {
                 let key = (namespace.clone(), doubt.policy.name.clone());
                 if self.snapshot.network_policies.contains_key(&key) {
@@ -388,10 +395,13 @@ impl<'a, 'd> Builder<'a, 'd> {
                 network.entry(namespace.clone()).or_default()
             } else {
                 let mut known = self.snapshot.admin_policies.values();
-                if doubt.extent != Extent::Whole
-                    && known.any(|policy| policy.policy_ref() == doubt.policy)
-                {
-                    continue;
+                let known = known.find(|policy| policy.policy_ref() == doubt.policy);
+                match (doubt.extent, known) {
+                    (Extent::Direction(_) | Extent::Rule(..), Some(_)) => continue,
+                    (Extent::Subject, Some(known)) => {
+                        silent = Direction::BOTH.map(|way| known.rules(way).is_empty());
+                    }
+                    _ => {}
                 }
                 &mut cluster
             };
@@ -403,8 +413,8 @@ impl<'a, 'd> Builder<'a, 'd> {
                 subject: SubjectOf::Any,
                 ingress: None,
                 egress: None,
-                ingress_doubt: Some(index),
-                egress_doubt: Some(index),
+                egress_doubt: (!silent[0]).then_some(index),
+                ingress_doubt: (!silent[1]).then_some(index),
             });
         }
         let of_tier = |tier| {

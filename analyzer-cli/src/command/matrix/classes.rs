@@ -84,14 +84,18 @@ impl Sets {
 impl Matrix {
     /// Groups every endpoint and asks about every pair of groups.
     pub fn new(evaluator: &Evaluator<'_>, port: &PortQuery, to_internet: bool) -> Self {
+        let outside = if to_internet {
+            crate::flow::internet(evaluator.snapshot())
+        } else {
+            Vec::new()
+        };
+        Self::with(evaluator, port, &outside)
+    }
+
+    /// Groups every endpoint, adds these ranges of addresses, and asks about every pair.
+    pub fn with(evaluator: &Evaluator<'_>, port: &PortQuery, outside: &[Group]) -> Self {
         let mut classes = classes(evaluator);
-        if to_internet {
-            classes.extend(
-                crate::flow::internet(evaluator.snapshot())
-                    .into_iter()
-                    .map(|group| external(evaluator, &group)),
-            );
-        }
+        classes.extend(outside.iter().map(|group| external(evaluator, group)));
         let mut sets = Sets::default();
         let mut cells = Vec::with_capacity(classes.len() * classes.len());
         for (from, source) in classes.iter().enumerate() {
