@@ -148,7 +148,7 @@ impl Assembly<'_> {
                 );
                 Fate::Ignored
             }
-            Kind::UnknownVersion(expected) => {
+            Kind::Unknown(meant) => {
                 self.report(
                     &document,
                     "unknown-api-version",
@@ -157,7 +157,7 @@ impl Assembly<'_> {
                         "there is no {} of `{}`",
                         document.kind, document.api_version
                     ),
-                    Some(format!("the version is `{expected}`")),
+                    meant.map(|(version, kind)| format!("there is a {kind} of `{version}`")),
                 );
                 Fate::Rejected { used: false }
             }
@@ -179,7 +179,7 @@ impl Assembly<'_> {
                 if let Some(fate) = self.repeats(&document, &object, &value) {
                     fate
                 } else {
-                    let fate = self.object(&kind, &value, &locator);
+                    let fate = self.object(kind, &value, &locator);
                     if !object.name.is_empty() {
                         self.seen.insert(object, (document.location.clone(), value));
                     }
@@ -238,7 +238,7 @@ impl Assembly<'_> {
         }
     }
 
-    fn object(&mut self, kind: &Kind, value: &Value, locator: &super::Locator<'_>) -> Fate {
+    fn object(&mut self, kind: Kind, value: &Value, locator: &super::Locator<'_>) -> Fate {
         let settings = self.settings;
         match kind {
             Kind::AdminNetworkPolicy => {
@@ -298,15 +298,13 @@ impl Assembly<'_> {
                 })
             }
             Kind::Workload(kind) => {
-                let parsed = parse::workload(*kind, value, locator, settings);
+                let parsed = parse::workload(kind, value, locator, settings);
                 self.take(parsed, |it, workload| {
-                    let key = (workload.namespace.clone(), *kind, workload.name.clone());
+                    let key = (workload.namespace.clone(), kind, workload.name.clone());
                     it.workloads.insert(key, workload);
                 })
             }
-            Kind::None | Kind::Other | Kind::ForeignPolicy | Kind::UnknownVersion(_) => {
-                Fate::Ignored
-            }
+            Kind::None | Kind::Other | Kind::ForeignPolicy | Kind::Unknown(_) => Fate::Ignored,
         }
     }
 

@@ -57,6 +57,7 @@ impl Document {
 pub fn read(file: &str, text: &str) -> (Vec<Document>, Vec<Diagnostic>) {
     let mut reader = FileReader {
         file: file.into(),
+        has_braces: text.contains("{{"),
         documents: Vec::new(),
         diagnostics: Vec::new(),
     };
@@ -84,6 +85,8 @@ pub fn read(file: &str, text: &str) -> (Vec<Document>, Vec<Diagnostic>) {
 
 struct FileReader {
     file: Arc<str>,
+    /// Something in the file may be a template.
+    has_braces: bool,
     documents: Vec<Document>,
     diagnostics: Vec<Diagnostic>,
 }
@@ -145,7 +148,10 @@ impl FileReader {
             self.report(MALFORMED, "`apiVersion` is missing", node.line, node.column);
             return;
         }
-        if let Some((line, column)) = find_template(&kind, &api_version, &node) {
+        let template = self
+            .has_braces
+            .then(|| find_template(&kind, &api_version, &node));
+        if let Some((line, column)) = template.flatten() {
             let object = ObjectRef {
                 kind: kind.into(),
                 namespace: None,

@@ -23,15 +23,19 @@ pub struct LedgerEntry {
 }
 
 impl LedgerEntry {
-    /// Whether the document is, by its kind, a policy of one of the four APIs.
+    /// Whether the document is, or was meant to be, a policy of one of the four APIs.
     pub fn is_policy(&self) -> bool {
-        matches!(
-            &*self.kind,
-            "NetworkPolicy"
-                | "AdminNetworkPolicy"
-                | "BaselineAdminNetworkPolicy"
-                | "ClusterNetworkPolicy"
-        )
+        let kinds = [
+            "NetworkPolicy",
+            "AdminNetworkPolicy",
+            "BaselineAdminNetworkPolicy",
+            "ClusterNetworkPolicy",
+        ];
+        let group = self.api_version.split_once('/').map(|(group, _)| group);
+        kinds
+            .iter()
+            .any(|kind| kind.eq_ignore_ascii_case(&self.kind))
+            || group == Some("policy.networking.k8s.io")
     }
 
     /// Whether verdicts may differ from what a cluster with the document as written would do: a policy
@@ -42,7 +46,13 @@ impl LedgerEntry {
                 Fate::Used | Fate::Ignored => false,
                 Fate::UsedWithProblems | Fate::Rejected { .. } => true,
             }
-            || self.kind.is_empty() && matches!(self.fate, Fate::Rejected { .. })
+            || self.is_unknown() && matches!(self.fate, Fate::Rejected { .. })
+    }
+
+    /// Whether nobody can tell what the document was meant to be.
+    fn is_unknown(&self) -> bool {
+        let group = self.api_version.split_once('/').map(|(group, _)| group);
+        self.kind.is_empty() || group == Some("networking.k8s.io")
     }
 }
 
