@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use kube::{
     Api, Client,
-    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams},
+    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, ValidationDirective},
 };
 use serde_json::{Value, json};
 
@@ -28,6 +28,21 @@ impl Cluster {
         let applied = api.patch(name, &params, &Patch::Apply(object)).await;
         let applied = applied.unwrap_or_else(|error| panic!("cannot apply {object}: {error}"));
         serde_json::to_value(applied).unwrap()
+    }
+
+    /// Whether an API server would take the object. It is not kept, and unknown fields are errors.
+    pub(crate) async fn check(&self, object: &Value) -> Result<(), String> {
+        let params = PatchParams {
+            dry_run: true,
+            field_validation: Some(ValidationDirective::Strict),
+            ..PatchParams::apply("test").force()
+        };
+        let name = object["metadata"]["name"].as_str().unwrap();
+        let api = self.api(object);
+        match api.patch(name, &params, &Patch::Apply(object)).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(format!("{} {name}: {error}", object["kind"])),
+        }
     }
 
     /// Applies the status of an object.

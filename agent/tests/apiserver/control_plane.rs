@@ -117,7 +117,7 @@ impl ControlPlane {
                 "--bind-address=127.0.0.1".to_owned(),
                 format!("--secure-port={}", self.port),
                 format!("--cert-dir={}", path("certificates")),
-                "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
+                "--service-cluster-ip-range=10.96.0.0/16,fd00:10:96::/112".to_owned(),
                 "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
                 format!("--service-account-key-file={}", path("sa.key")),
                 format!("--service-account-signing-key-file={}", path("sa.key")),

@@ -13,6 +13,7 @@
 
 mod cluster;
 mod control_plane;
+mod manifests;
 mod node;
 
 mod status;
