@@ -134,7 +134,7 @@ impl Node {
     }
 
     /// Programs on a hook of an interface.
-    pub(crate) fn programs(&self, hook: Hook, ifindex: u32) -> usize {
+    pub(crate) fn programs(hook: Hook, ifindex: u32) -> usize {
         let name = netdevice::index_to_name(
             socket(AddressFamily::INET, SocketType::DGRAM, None).unwrap(),
             ifindex,

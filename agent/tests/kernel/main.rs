@@ -14,3 +14,4 @@ mod lab;
 mod state;
 mod updates;
 mod verdicts;
+mod wire;

@@ -14,7 +14,7 @@ use policy_ebpf_common::{
 
 use super::{
     frames::{SYN, echo, ethernet, tcp, udp},
-    lab::{SELF, UPLINK, fresh_root, in_own_namespace, key, may_run, with_node},
+    lab::{Node, SELF, UPLINK, fresh_root, in_own_namespace, key, may_run, with_node},
 };
 
 const A: &str = "10.0.1.1";
@@ -50,7 +50,7 @@ fn an_agent_that_starts_takes_over_what_it_finds() {
         assert_eq!(node.from("x/a", &denied), Denied);
         // Its programs are in the place of the old ones.
         let index = node.ifindex[&key("x/a")];
-        assert_eq!(node.programs(Hook::FromPod, index), 1);
+        assert_eq!(Node::programs(Hook::FromPod, index), 1);
         assert_eq!(node.datapath.maintain().unwrap().repaired, []);
         // It goes on from there.
         for (pod, index) in node.ifindex.clone() {
@@ -128,11 +128,11 @@ fn a_lost_program_is_put_back() {
             .root
             .join(format!("netpol/v1/links/{index}-to_pod"));
         std::fs::remove_file(&pin).unwrap();
-        assert_eq!(node.programs(Hook::ToPod, index), 0);
+        assert_eq!(Node::programs(Hook::ToPod, index), 0);
         let done = node.datapath.maintain().unwrap();
         assert_eq!(done.repaired, [(Hook::ToPod, index)]);
         assert_eq!(done.failed, [""; 0]);
-        assert_eq!(node.programs(Hook::ToPod, index), 1);
+        assert_eq!(Node::programs(Hook::ToPod, index), 1);
     });
 }
 
@@ -296,9 +296,9 @@ fn cleaning_up_leaves_nothing() {
     with_node(|node| {
         node.apply(&only(80));
         let index = node.ifindex[&key("x/a")];
-        assert_eq!(node.programs(Hook::FromPod, index), 1);
+        assert_eq!(Node::programs(Hook::FromPod, index), 1);
         cleanup(&node.options.root).unwrap();
-        assert_eq!(node.programs(Hook::FromPod, index), 0);
+        assert_eq!(Node::programs(Hook::FromPod, index), 0);
         assert!(!node.options.root.join("netpol").exists());
         cleanup(&node.options.root).unwrap();
         assert!(matches!(
