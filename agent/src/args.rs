@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
 
 use crate::telemetry::LogFormat;
 
@@ -84,6 +85,10 @@ pub struct DatapathArgs {
     /// Whether NetworkPolicies admit traffic of a pod to its own node.
     #[arg(long, value_name = "WHAT", default_value = "enforce")]
     pub local_node_egress: LocalNodeEgress,
+    /// Where Services have their addresses, so that one that is not known yet can be told from a host;
+    /// may be given for each family.
+    #[arg(long, value_name = "CIDR")]
+    pub service_cidr: Vec<IpNet>,
     /// Count and report what would be dropped, but drop nothing.
     #[arg(long)]
     pub audit: bool,
@@ -229,6 +234,7 @@ impl Default for DatapathArgs {
             attach: Attach::Auto,
             established: Established::Reevaluate,
             local_node_egress: LocalNodeEgress::Enforce,
+            service_cidr: Vec::new(),
             audit: false,
             allow_events: false,
             events_per_second: 10,

@@ -26,7 +26,7 @@ use self::{
     servers::Servers,
     topology::Topology,
 };
-use crate::net::Netns;
+use crate::{net::Netns, reason};
 pub use root::Root;
 
 /// Builds the cluster of `snapshot` below `root`, lets `enforce` do what it does to it, probes every
@@ -50,10 +50,14 @@ pub fn run<E>(
     let mut cells: Vec<Cell> = probes
         .iter()
         .zip(measured)
-        .map(|(probe, measured)| Cell {
-            probe: *probe,
-            predicted: reach.decide(&probe.flow(&parties)),
-            measured,
+        .map(|(probe, measured)| {
+            let predicted = reach.decide(&probe.flow(&parties));
+            Cell {
+                probe: *probe,
+                at: reason::place(matrix::settles(&predicted), snapshot),
+                predicted,
+                measured,
+            }
         })
         .collect();
 

@@ -17,6 +17,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
+use ipnet::IpNet;
 use policy_compiler::model::PodKey;
 use tracing::{error, info, warn};
 
@@ -55,6 +56,9 @@ pub struct Options {
     pub netns_dir: PathBuf,
     /// NetworkPolicies admit traffic of a pod to its own node.
     pub local_node_egress: bool,
+    /// Where Services have their addresses: those of which nothing is known (yet) are told from unknown
+    /// hosts.
+    pub service_cidrs: Vec<IpNet>,
     /// For the engine.
     pub settings: Settings,
     /// Where to keep what the numbers in the kernel's tables mean.
@@ -324,6 +328,8 @@ impl<D: Datapath> Agent<D> {
                     warn!("{warning}");
                 }
                 snapshot.options.local_node_egress |= self.options.local_node_egress;
+                let cidrs = self.options.service_cidrs.iter().copied();
+                snapshot.options.service_cidrs.extend(cidrs);
                 if let Err(error) = self.watches.follow(namespaces.values()) {
                     warn!(error = %format!("{error:#}"), "cannot watch a namespace folder");
                 }

@@ -2,7 +2,7 @@
 //! How is a decision put into words?
 
 use policy_compiler::{
-    Decision, Reason, RuleRef, Verdict,
+    Decision, Reason, RuleRef, Snapshot, Verdict,
     diagnostic::Location,
     model::{PolicyKind, PolicyRef},
 };
@@ -32,6 +32,22 @@ pub fn location(decision: &Decision) -> Option<&Location> {
         | Reason::SelfTraffic
         | Reason::NotASubject
         | Reason::Default => None,
+    }
+}
+
+/// Where what decided is written: the rule, or the first of the policies that isolate the pod.
+pub fn place(decision: &Decision, snapshot: &Snapshot) -> Option<Location> {
+    match &decision.reason {
+        Reason::Isolated(policies) => policies.iter().find_map(|policy| {
+            let key = (policy.namespace.clone()?, policy.name.clone());
+            snapshot.network_policies.get(&key)?.at.clone()
+        }),
+        Reason::Rule(_)
+        | Reason::FailClosed(_)
+        | Reason::LocalNode
+        | Reason::SelfTraffic
+        | Reason::NotASubject
+        | Reason::Default => location(decision).cloned(),
     }
 }
 

@@ -146,6 +146,7 @@ fn options(args: &RunArgs) -> folder::Options {
         node: args.node.clone(),
         netns_dir: args.netns_dir.clone(),
         local_node_egress: args.datapath.local_node_egress == LocalNodeEgress::Allow,
+        service_cidrs: args.datapath.service_cidr.clone(),
         settings: engine::Settings {
             audit: args.datapath.audit,
             ..engine::Settings::default()

@@ -2,7 +2,11 @@
 //! The demo tells an enforced cluster from one that is not. Needs root.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
 
 use agent::{
     demo::{self, Root},
@@ -126,4 +130,90 @@ fn what_a_killed_demo_left_is_removed() {
     assert!(bpf.exists());
     drop(root);
     assert!(!path.exists());
+}
+
+/// The demo of the shop, below its own folder.
+fn shop(root: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_netpol-agent"));
+    command
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
+        .args(["demo", "--root"])
+        .arg(root)
+        .stdin(Stdio::null());
+    command
+}
+
+fn own_root(name: &str) -> PathBuf {
+    PathBuf::from(format!("/run/netpol-test-{}-{name}", std::process::id()))
+}
+
+#[test]
+fn the_shop_is_as_predicted() {
+    let root = own_root("shop");
+    let output = shop(&root).args(["-o", "json"]).output().unwrap();
+    let matrix: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(matrix["differing"], 0, "{matrix:#}");
+    assert_eq!(output.status.code(), Some(0));
+    for decider in [
+        "NetworkPolicy",
+        "AdminNetworkPolicy",
+        "BaselineAdminNetworkPolicy",
+        "ClusterNetworkPolicy",
+        "default",
+    ] {
+        assert!(
+            matrix["decidedBy"][decider].is_object(),
+            "nothing decided by {decider}"
+        );
+    }
+    for (group, names) in [
+        ("families", &["IPv4", "IPv6"][..]),
+        ("protocols", &["ICMP", "SCTP", "TCP", "UDP"]),
+    ] {
+        for name in names {
+            for verdict in ["allowed", "denied"] {
+                assert!(
+                    matrix[group][name][verdict].as_u64().unwrap() > 0,
+                    "{name} {verdict}"
+                );
+            }
+        }
+    }
+    assert!(!root.exists());
+}
+
+#[test]
+fn a_shop_that_nobody_guards_is_noticed() {
+    let root = own_root("unguarded");
+    let output = shop(&root).arg("--no-enforcement").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("predicted deny, measured allow"), "{text}");
+    assert!(!root.exists());
+}
+
+#[test]
+fn an_interrupted_demo_cleans_up_and_a_killed_one_is_cleaned_up_after() {
+    let root = own_root("interrupted");
+    let started = |child: &mut Child| {
+        let pods = root.join(Root::PODS);
+        while std::fs::read_dir(&pods).map_or(0, Iterator::count) < 3 {
+            assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    };
+    let mut child = shop(&root).stdout(Stdio::null()).spawn().unwrap();
+    started(&mut child);
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(!root.join(Root::PODS).exists());
+
+    let mut child = shop(&root).stdout(Stdio::null()).spawn().unwrap();
+    started(&mut child);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(root.join(Root::PODS).exists());
+    drop(Root::claim(&root).unwrap());
+    assert!(!root.exists());
 }

@@ -41,6 +41,7 @@ impl Node {
             node: "n1".to_owned(),
             netns_dir: self.netns_dir(),
             local_node_egress: false,
+            service_cidrs: Vec::new(),
             settings: agent::engine::Settings::default(),
             state_dir: None,
         };

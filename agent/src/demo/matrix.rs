@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use policy_compiler::{
     Decision, Trace, Verdict,
+    diagnostic::Location,
     model::{Family, PolicyKind},
     verdict::Endpoint,
 };
@@ -24,6 +25,8 @@ pub struct Cell {
     pub predicted: Trace,
     /// The wire's answer.
     pub measured: Measured,
+    /// Where the rule (or policy) behind [`Cell::decision`] is written.
+    pub at: Option<Location>,
 }
 
 impl Cell {
@@ -39,18 +42,23 @@ impl Cell {
     /// The side that settles the verdict: of a denial the first side that denies, of an admission the
     /// side that a policy has an opinion on, the receiver's before the sender's.
     pub fn decision(&self) -> &Decision {
-        let Trace {
-            egress, ingress, ..
-        } = &self.predicted;
-        if egress.verdict == Verdict::Deny {
-            egress
-        } else if ingress.verdict == Verdict::Deny || reason::kind(ingress).is_some() {
-            ingress
-        } else if reason::kind(egress).is_some() {
-            egress
-        } else {
-            ingress
-        }
+        settles(&self.predicted)
+    }
+}
+
+/// See [`Cell::decision`].
+pub fn settles(trace: &Trace) -> &Decision {
+    let Trace {
+        egress, ingress, ..
+    } = trace;
+    if egress.verdict == Verdict::Deny {
+        egress
+    } else if ingress.verdict == Verdict::Deny || reason::kind(ingress).is_some() {
+        ingress
+    } else if reason::kind(egress).is_some() {
+        egress
+    } else {
+        ingress
     }
 }
 

@@ -138,7 +138,9 @@ fn open(out: &mut String, matrix: &Matrix) -> fmt::Result {
             BTreeMap::new();
         for cell in cells.iter().filter(|cell| cell.measured == Measured::Allow) {
             let decision = cell.decision();
-            let at = reason::location(decision)
+            let at = cell
+                .at
+                .as_ref()
                 .map(ToString::to_string)
                 .unwrap_or_default();
             rules
@@ -222,7 +224,9 @@ fn counts(out: &mut String, matrix: &Matrix) -> fmt::Result {
 /// `shop/web -> shop/api IPv4 tcp/8080  predicted allow  measured allow  by ...`.
 fn line(matrix: &Matrix, cell: &Cell) -> String {
     let decision = cell.decision();
-    let at = reason::location(decision)
+    let at = cell
+        .at
+        .as_ref()
         .map(|at| format!("  {at}"))
         .unwrap_or_default();
     format!(
@@ -304,6 +308,7 @@ fn cell_json(matrix: &Matrix, cell: &Cell) -> Value {
         "predicted": reason::verdict(cell.predicted.verdict),
         "measured": measured(&cell.measured),
         "differs": cell.differs(),
+        "at": cell.at,
         "egress": decision_json(&cell.predicted.egress),
         "ingress": decision_json(&cell.predicted.ingress),
     })

@@ -5,4 +5,5 @@
 
 mod lifecycle;
 mod policy;
+mod services;
 mod world;

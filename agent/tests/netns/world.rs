@@ -171,6 +171,7 @@ impl World {
                 node: node.to_string(),
                 netns_dir: self.root.dir(Root::PODS),
                 local_node_egress: self.plan.local_node_egress,
+                service_cidrs: self.plan.datapath.service_cidr.clone(),
                 settings: Settings {
                     fresh: true,
                     audit: self.plan.datapath.audit,
