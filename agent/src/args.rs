@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
-use crate::telemetry::LogFormat;
+use crate::{kubernetes::args::KubernetesArgs, telemetry::LogFormat};
 
 /// Enforces Kubernetes network policies on one node with eBPF.
 #[derive(Clone, Debug, Parser)]
@@ -32,7 +32,7 @@ pub struct Args {
 /// What `netpol-agent` does.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// Enforce a folder of manifests on this machine's pods.
+    /// Enforce the policies of a cluster, or of a folder of manifests, on this machine's pods.
     Run(RunArgs),
     /// Build the cluster of a folder out of network namespaces, enforce its policies, send real packets
     /// and compare with the analyzer. Exits with 1 if any packet fared otherwise than predicted.
@@ -50,25 +50,29 @@ pub enum Command {
 }
 
 /// What to enforce, where.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
 pub struct RunArgs {
-    /// Folder of YAML and JSON manifests; edits take effect without a restart.
+    /// Folder of YAML and JSON manifests to enforce instead of a cluster; edits take effect without a
+    /// restart.
     #[arg(long, value_name = "DIR")]
-    pub dir: PathBuf,
-    /// Enforce the pods that the folder places on this node.
-    #[arg(long, value_name = "NAME")]
+    pub dir: Option<PathBuf>,
+    /// Enforce the pods of this node.
+    #[arg(long, value_name = "NAME", env = "NETPOL_NODE")]
     pub node: String,
-    /// Where the pods' network namespaces are: files named `namespace_pod`, unless a pod's annotation
-    /// `netpol.dev/netns` names another.
+    /// Where the pods' network namespaces are. With a folder: files named `namespace_pod`, unless a pod's
+    /// annotation `netpol.dev/netns` names another. In a cluster any names do.
     #[arg(long, value_name = "DIR", default_value = "/run/netns")]
     pub netns_dir: PathBuf,
     /// How to enforce.
     #[command(flatten)]
     pub datapath: DatapathArgs,
+    /// How to follow a cluster.
+    #[command(flatten)]
+    pub kubernetes: KubernetesArgs,
 }
 
 /// How the kernel enforces.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
 pub struct DatapathArgs {
     /// Where maps and programs are pinned, on a BPF file system.
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]

@@ -10,6 +10,8 @@
 //! Everything that knows the cluster lives on one thread, in the node's network namespace; everything
 //! that talks to the API server lives on the caller's runtime. Stopping leaves the kernel as it is.
 
+pub mod args;
+pub mod command;
 mod debug;
 mod enforcer;
 mod leader;
@@ -52,7 +54,9 @@ pub struct Config {
     /// Namespace of the Lease.
     pub namespace: String,
     /// Where the last snapshot is kept; `None` keeps none.
-    pub state: Option<PathBuf>,
+    pub bundle: Option<PathBuf>,
+    /// Where the names behind the numbers in the kernel's maps are kept; `None` keeps none.
+    pub names: Option<PathBuf>,
     /// Where `/livez`, `/readyz` and `/metrics` are served.
     pub listen: Option<SocketAddr>,
     /// Where `/debug` is served.

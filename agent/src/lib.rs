@@ -11,6 +11,7 @@ pub mod admin;
 pub mod args;
 pub mod bundle;
 pub mod coalesce;
+pub mod config_file;
 pub mod datapath;
 pub mod demo;
 pub mod engine;

@@ -6,5 +6,8 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    agent::run::run(&agent::args::Args::parse())
+    match agent::config_file::complete(std::env::args_os().collect()) {
+        Ok(line) => agent::run::run(&agent::args::Args::parse_from(line)),
+        Err(error) => agent::run::refuse(&error),
+    }
 }

@@ -3,6 +3,7 @@
 
 use std::{
     io::{self, Write as _},
+    path::Path,
     process::ExitCode,
     sync::Arc,
     thread,
@@ -23,6 +24,7 @@ use crate::{
     folder::{self, Running, Status},
     inspect,
     kernel::Kernel,
+    kubernetes,
     net::Netns,
     telemetry,
 };
@@ -52,15 +54,25 @@ pub fn run(args: &Args) -> ExitCode {
         Command::Trace(args) => inspect::answer(args, true).and_then(|text| print(&text)),
         Command::Version => print(&format!("netpol-agent {}\n", env!("CARGO_PKG_VERSION"))),
     };
-    result.unwrap_or_else(|error| {
-        anstream::eprintln!("error: {error:#}");
-        ExitCode::from(FAILED)
-    })
+    result.unwrap_or_else(|error| refuse(&error))
+}
+
+/// Says why nothing could be done.
+pub fn refuse(error: &anyhow::Error) -> ExitCode {
+    anstream::eprintln!("error: {error:#}");
+    ExitCode::from(FAILED)
 }
 
 fn enforce(args: &RunArgs) -> Result<ExitCode> {
+    let Some(dir) = &args.dir else {
+        return kubernetes::command::run(args);
+    };
     let host = Netns::current().context("cannot open the machine's network namespace")?;
-    let running = folder::start(&host, options(args), kernel(&args.datapath))?;
+    let running = folder::start(
+        &host,
+        options(dir, &args.node, &args.netns_dir, &args.datapath),
+        kernel(&args.datapath),
+    )?;
     wait_for_signal()?;
     drop(running);
     Ok(ExitCode::SUCCESS)
@@ -114,21 +126,16 @@ fn demonstrate(args: &DemoArgs) -> Result<ExitCode> {
 fn enforce_everywhere(root: &Root, topology: &Topology, args: &DemoArgs) -> Result<Vec<Running>> {
     let mut agents = Vec::new();
     for (node, namespace) in &topology.nodes {
-        let run = RunArgs {
-            dir: args.dir.clone(),
-            node: node.to_string(),
-            netns_dir: root.dir(Root::PODS),
-            datapath: DatapathArgs {
-                bpffs: root.bpf(node)?,
-                state_dir: root.state(node),
-                attach: args.attach,
-                events_per_second: 0,
-                ..DatapathArgs::default()
-            },
+        let datapath = DatapathArgs {
+            bpffs: root.bpf(node)?,
+            state_dir: root.state(node),
+            attach: args.attach,
+            events_per_second: 0,
+            ..DatapathArgs::default()
         };
-        let mut options = options(&run);
+        let mut options = options(&args.dir, node, &root.dir(Root::PODS), &datapath);
         options.settings.fresh = true;
-        let agent = folder::start(namespace, options, kernel(&run.datapath))
+        let agent = folder::start(namespace, options, kernel(&datapath))
             .with_context(|| format!("cannot start the agent of node `{node}`"))?;
         agents.push(agent);
     }
@@ -140,18 +147,18 @@ fn enforce_everywhere(root: &Root, topology: &Topology, args: &DemoArgs) -> Resu
     Ok(agents)
 }
 
-fn options(args: &RunArgs) -> folder::Options {
+fn options(dir: &Path, node: &str, netns_dir: &Path, args: &DatapathArgs) -> folder::Options {
     folder::Options {
-        dir: args.dir.clone(),
-        node: args.node.clone(),
-        netns_dir: args.netns_dir.clone(),
-        local_node_egress: args.datapath.local_node_egress == LocalNodeEgress::Allow,
-        service_cidrs: args.datapath.service_cidr.clone(),
+        dir: dir.to_owned(),
+        node: node.to_owned(),
+        netns_dir: netns_dir.to_owned(),
+        local_node_egress: args.local_node_egress == LocalNodeEgress::Allow,
+        service_cidrs: args.service_cidr.clone(),
         settings: engine::Settings {
-            audit: args.datapath.audit,
+            audit: args.audit,
             ..engine::Settings::default()
         },
-        state_dir: Some(args.datapath.state_dir.clone()),
+        state_dir: Some(args.state_dir.clone()),
     }
 }
 

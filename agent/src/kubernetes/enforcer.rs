@@ -22,8 +22,10 @@ use crate::{
     bundle::Bundle,
     coalesce::Coalescer,
     engine::{Age, Datapath, Engine, Interfaces, PodState},
+    event,
     index::{Effect, Index},
     metrics::{KindLabel, Metrics, ReasonLabel, StateLabel},
+    names::Names,
     net::{LinkEvent, LinkWatch, Netns},
     pods,
     status::{report::digest, writer::View},
@@ -59,8 +61,11 @@ pub(super) struct Enforcer<D> {
     unsaved: Option<Instant>,
     /// When to check the datapath next.
     turn: Instant,
+    /// When to ask for the kernel's events next.
+    packets: Instant,
     /// [`digest`] of the policies in force, once they come from the API server.
     digest: Option<String>,
+    names: Names,
     publish: watch::Sender<Arc<View>>,
     health: Health,
     metrics: Metrics,
@@ -99,7 +104,7 @@ impl<D: Datapath> Enforcer<D> {
         };
         let mut enforcer = Self {
             index: Index::new(&config.node, config.options.clone()),
-            bundle: config.state.as_deref().map(Bundle::new),
+            bundle: config.bundle.as_deref().map(Bundle::new),
             config,
             host,
             engine,
@@ -108,7 +113,9 @@ impl<D: Datapath> Enforcer<D> {
             look: None,
             unsaved: None,
             turn: Instant::now() + TURN,
+            packets: Instant::now() + PACKETS,
             digest: None,
+            names: Names::default(),
             publish,
             health,
             metrics,
@@ -151,7 +158,8 @@ impl<D: Datapath> Enforcer<D> {
         let look = self.look.map(|(at, _)| at);
         let save = self.unsaved.map(|since| since + SAVE_DELAY);
         let others = [self.coalescer.deadline(), look, save];
-        others.into_iter().flatten().fold(self.turn, Instant::min)
+        let regular = self.turn.min(self.packets);
+        others.into_iter().flatten().fold(regular, Instant::min)
     }
 
     fn watched(&mut self, events: impl Iterator<Item = Event>) {
@@ -227,6 +235,10 @@ impl<D: Datapath> Enforcer<D> {
         if self.unsaved.is_some_and(|since| since + SAVE_DELAY <= now) {
             self.save();
         }
+        if self.packets <= now {
+            self.packets = now + PACKETS;
+            self.report_packets();
+        }
         if self.turn <= now {
             self.turn = now + TURN;
             self.maintain();
@@ -259,6 +271,7 @@ impl<D: Datapath> Enforcer<D> {
                 error!(error = chain(&error), "the tables in force stay");
             }
         }
+        self.keep_names();
         self.tell();
     }
 
@@ -306,6 +319,36 @@ impl<D: Datapath> Enforcer<D> {
             _ => LOOK_MAX,
         };
         self.look = Some((Instant::now() + pause, pause));
+    }
+
+    /// Keeps what events and tables need to be understood, for the log and for other processes.
+    fn keep_names(&mut self) {
+        let decisions = self.engine.reasons().iter();
+        let pods = self.engine.interfaces().pods.iter();
+        let names = Names {
+            node: self.config.node.as_str().into(),
+            pods: pods
+                .filter_map(|(ifindex, pod)| Some((*ifindex, pod.clone()?)))
+                .collect(),
+            decisions: decisions
+                .map(|(id, decision)| (id, decision.clone()))
+                .collect(),
+        };
+        if names != self.names {
+            self.names = names;
+            if let Some(folder) = &self.config.names
+                && let Err(error) = self.names.write(folder)
+            {
+                warn!(error = %format!("{error:#}"), "cannot keep names");
+            }
+        }
+    }
+
+    /// Logs what the kernel says of packets.
+    fn report_packets(&mut self) {
+        for event in self.engine.datapath_mut().events() {
+            event::Report::new(&event, &self.names).log();
+        }
     }
 
     fn set_interfaces(&mut self) {
@@ -450,6 +493,9 @@ impl<D: Datapath> Enforcer<D> {
         }
     }
 }
+
+/// How often the kernel's events are asked for.
+const PACKETS: Duration = Duration::from_millis(250);
 
 /// What the loop does next.
 enum Next {

@@ -229,10 +229,8 @@ pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Opti
         }
     };
     let limit = Duration::from_secs(90);
-    match tokio::time::timeout(limit, asking).await {
-        Ok(answer) => answer,
-        Err(_) => panic!("{what}: not within {} s", limit.as_secs()),
-    }
+    let answer = tokio::time::timeout(limit, asking).await;
+    answer.unwrap_or_else(|late| panic!("{what}: {late}"))
 }
 
 fn policy_crds(channel: &str) -> Option<Vec<PathBuf>> {

@@ -130,7 +130,7 @@ impl ControlPlane {
         );
         self.apiserver = Some(server);
         let client = self.client();
-        let deadline = Instant::now() + Duration::from_secs(120);
+        let deadline = Instant::now() + Duration::from_mins(2);
         while !is_ready(&client).await {
             if let Some(Server(child)) = &mut self.apiserver
                 && let Some(status) = child.try_wait().unwrap()

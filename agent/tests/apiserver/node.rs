@@ -79,7 +79,8 @@ impl Node {
         Config {
             node: self.name.clone(),
             namespace: "netpol-system".to_owned(),
-            state: Some(self.dir.path().join("state")),
+            bundle: Some(self.dir.path().join("state")),
+            names: Some(self.dir.path().join("run")),
             listen: None,
             debug_socket: None,
             places: Places {

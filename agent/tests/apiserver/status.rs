@@ -19,10 +19,8 @@ async fn condition(
 ) -> Option<(String, String, String)> {
     let object = cluster.get(object).await?;
     let wanted = format!("netpol.internal/{name}");
-    let conditions = object["status"]["conditions"].as_array()?.iter();
-    let found = conditions
-        .filter(|condition| condition["type"] == *wanted)
-        .next()?;
+    let mut conditions = object["status"]["conditions"].as_array()?.iter();
+    let found = conditions.find(|condition| condition["type"] == *wanted)?;
     if found["observedGeneration"] != object["metadata"]["generation"] {
         return None;
     }

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How does `netpol-agent run` on Kubernetes start, reload and end?
+
+use std::{ffi::OsString, process::ExitCode};
+
+use anyhow::{Context as _, Result, anyhow};
+use clap::Parser as _;
+use kube::{
+    Client, Config as ClientConfig,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use policy_compiler::snapshot::Options;
+use tokio::{
+    runtime::Builder,
+    signal::unix::{SignalKind, signal},
+};
+
+use super::{Config, Update, start};
+use crate::{
+    args::{Args, Command, LocalNodeEgress, RunArgs},
+    config_file, engine,
+    net::Netns,
+    pods::Places,
+    run::kernel,
+    status::writer::Pace,
+    watch,
+};
+
+/// Follows the cluster until a signal ends it; leaves the kernel as it is then.
+pub fn run(args: &RunArgs) -> Result<ExitCode> {
+    let host = Netns::current().context("cannot open the machine's network namespace")?;
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let client = client(args).await?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut reload = signal(SignalKind::hangup())?;
+        let running = start(&config(args), &client, &host, kernel(&args.datapath))?;
+        let mut current = args.clone();
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => break,
+                _ = terminate.recv() => break,
+                _ = reload.recv() => match reread(std::env::args_os().collect()) {
+                    Ok(next) => {
+                        running.update(Update::Options(options(&next))).await;
+                        note_unused(&current, &next);
+                        current = next;
+                    }
+                    Err(error) => tracing::error!("{error:#}; the settings in force stay"),
+                },
+            }
+        }
+        tracing::info!("ends; the kernel goes on enforcing");
+        running.stop().await;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+async fn client(args: &RunArgs) -> Result<Client> {
+    let config = match &args.kubernetes.kubeconfig {
+        Some(path) => {
+            let file = Kubeconfig::read_from(path)?;
+            ClientConfig::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?
+        }
+        None => ClientConfig::infer()
+            .await
+            .context("there is no way to the API server")?,
+    };
+    Ok(Client::try_from(config)?)
+}
+
+fn config(args: &RunArgs) -> Config {
+    let kubernetes = &args.kubernetes;
+    let places = Places::default();
+    let mut pinned = places.pinned;
+    if !pinned.contains(&args.netns_dir) {
+        pinned.push(args.netns_dir.clone());
+    }
+    Config {
+        node: args.node.clone(),
+        namespace: kubernetes.namespace.clone(),
+        bundle: Some(kubernetes.bundle_dir.clone()),
+        names: Some(args.datapath.state_dir.clone()),
+        listen: Some(kubernetes.listen),
+        debug_socket: Some(kubernetes.debug_socket.clone()),
+        places: Places { pinned, ..places },
+        watch: watch::Settings {
+            streaming: kubernetes.streaming_lists,
+            discovery: kubernetes.discovery(),
+            ..watch::Settings::default()
+        },
+        options: options(args),
+        settings: engine::Settings {
+            audit: args.datapath.audit,
+            ..engine::Settings::default()
+        },
+        pace: Pace {
+            conditions: kubernetes.status(),
+            ..Pace::default()
+        },
+        lease: kubernetes.lease(),
+    }
+}
+
+fn options(args: &RunArgs) -> Options {
+    Options {
+        local_node_egress: args.datapath.local_node_egress == LocalNodeEgress::Allow,
+        service_cidrs: args.datapath.service_cidr.clone(),
+    }
+}
+
+/// The command line with what the configuration file says by now.
+fn reread(line: Vec<OsString>) -> Result<RunArgs> {
+    let line = config_file::complete(line)?;
+    match Args::try_parse_from(line)?.command {
+        Command::Run(args) => Ok(args),
+        _ => Err(anyhow!("the configuration is another command's")),
+    }
+}
+
+/// Names the settings that a running agent does not take up.
+fn note_unused(old: &RunArgs, new: &RunArgs) {
+    let mut with_old_options = new.clone();
+    with_old_options.datapath.local_node_egress = old.datapath.local_node_egress;
+    with_old_options
+        .datapath
+        .service_cidr
+        .clone_from(&old.datapath.service_cidr);
+    if with_old_options != *old {
+        tracing::warn!("some changed settings take effect only when the agent starts again");
+    }
+}
