@@ -3,6 +3,8 @@
 //! Needs root.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod bridge;
+mod identity;
 mod lifecycle;
 mod policy;
 mod services;

@@ -47,7 +47,7 @@ fn nft(world: &World, node: &str, rules: &str) {
 }
 
 /// Translates 10.96.0.1:80 and [fd00:96::1]:80 (TCP and UDP) to the backends in turn.
-fn translate(world: &World, node: &str, backends: [&[&str]; 2], masquerade: &str) {
+pub(crate) fn translate(world: &World, node: &str, backends: [&[&str]; 2], masquerade: &str) {
     let mut rules = String::from("table inet services\ndelete table inet services\n");
     rules +=
         "table inet services {\n chain translate {\n type nat hook prerouting priority dstnat;\n";
@@ -96,7 +96,7 @@ spec:
 ";
 
 /// The Service with endpoints of its own, by family: address lists in flow style.
-fn service(v4: &str, v6: &str) -> String {
+pub(crate) fn service(v4: &str, v6: &str) -> String {
     let mut text = SERVICE.replace("  selector: {}\n", "");
     for (name, kind, addresses) in [("v4", "IPv4", v4), ("v6", "IPv6", v6)] {
         write!(
@@ -144,7 +144,7 @@ fn with(objects: String, policies: &str) -> World {
 }
 
 /// How many of `count` connections from `from` to the Service get through, by family.
-fn tally(world: &World, from: &str, transport: Transport, count: usize) -> [usize; 2] {
+pub(crate) fn tally(world: &World, from: &str, transport: Transport, count: usize) -> [usize; 2] {
     ["10.96.0.1", "fd00:96::1"].map(|service| {
         let to: std::net::IpAddr = service.parse().unwrap();
         let from_address = world

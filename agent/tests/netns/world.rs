@@ -20,11 +20,12 @@ use std::{
     net::IpAddr,
     path::PathBuf,
     sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use agent::{
     args::{DatapathArgs, PlaceArgs},
+    datapath::Pinned,
     demo::{
         Root,
         plan::{Probe, Transport},
@@ -34,11 +35,13 @@ use agent::{
     },
     engine::Settings,
     folder::{self, Options, Running, Status},
+    names::Names,
     net::{Netlink, Netns, Route},
     run::kernel,
 };
 use ipnet::IpNet;
 use policy_compiler::{Snapshot, model::PodKey};
+use policy_ebpf_common::abi::ENDPOINT_QUARANTINE;
 
 pub(crate) use Transport::{Icmp, Sctp, Tcp, Udp};
 
@@ -61,6 +64,12 @@ const SERVED: [Transport; 14] = [
     Udp(80),
     Udp(81),
     Sctp(80),
+];
+
+/// Sysctls of namespaces that answer at once.
+const QUICK: [(&str, &str); 2] = [
+    ("ipv6/conf/default/accept_dad", "0"),
+    ("ipv4/ping_group_range", "0 2147483647"),
 ];
 
 /// How a world is made.
@@ -215,10 +224,7 @@ impl World {
             .unwrap();
         let near = Netlink::open(&self.topology.nodes["n1"]).unwrap();
         let far = Netlink::open(&namespace).unwrap();
-        for (key, value) in [
-            ("ipv6/conf/default/accept_dad", "0"),
-            ("ipv4/ping_group_range", "0 2147483647"),
-        ] {
+        for (key, value) in QUICK {
             namespace.set_sysctl(key, value).unwrap();
         }
         near.add_veth(name, "eth0", &namespace).unwrap();
@@ -254,6 +260,116 @@ impl World {
             .unwrap();
         }
         index
+    }
+
+    /// Gives a pod of node n1 a second interface with this address, reached through the node; what the
+    /// pod sends goes by the first.
+    pub(crate) fn plug_second(&self, file: &str, name: &str, address: IpAddr) {
+        let namespace = Netns::open(&self.root.dir(Root::PODS).join(file)).unwrap();
+        let near = Netlink::open(&self.topology.nodes["n1"]).unwrap();
+        let far = Netlink::open(&namespace).unwrap();
+        near.add_veth(name, "net1", &namespace).unwrap();
+        let index = near.link_named(name).unwrap().unwrap().index;
+        let inside = far.link_named("net1").unwrap().unwrap().index;
+        far.add_address(inside, IpNet::from(address)).unwrap();
+        near.set_up(index).unwrap();
+        far.set_up(inside).unwrap();
+        near.add_route(Route {
+            to: IpNet::from(address),
+            via: None,
+            device: index,
+            source: self.addresses("node:n1").first().copied(),
+        })
+        .unwrap();
+    }
+
+    /// Waits until `count` interfaces of a pod have left quarantine.
+    #[track_caller]
+    pub(crate) fn settled_with(&self, count: usize, node: &str, pod: &str) {
+        let place = self.place(node);
+        let start = Instant::now();
+        loop {
+            let names = Names::read(&place.state_dir).unwrap_or_default();
+            let endpoints = Pinned::open(&place.bpffs).unwrap().endpoints();
+            let enforced = endpoints.values().filter(|endpoint| {
+                endpoint.flags & ENDPOINT_QUARANTINE == 0
+                    && names.interface(endpoint.ifindex) == pod
+            });
+            if enforced.count() == count {
+                return;
+            }
+            assert!(
+                start.elapsed() < LIMIT,
+                "{pod} never had {count} interfaces"
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Adds the pods x/d and x/e to node n1, on a bridge, and waits until they are enforced.
+    pub(crate) fn bridge_pods(&mut self) {
+        let node = self.topology.nodes["n1"].clone();
+        let near = Netlink::open(&node).unwrap();
+        near.add_bridge("br0").unwrap();
+        let bridge = near.link_named("br0").unwrap().unwrap().index;
+        let gateways: [IpNet; 2] = ["10.40.1.1/24", "fd00:40:1::1/64"].map(|g| g.parse().unwrap());
+        for gateway in gateways {
+            near.add_address(bridge, gateway).unwrap();
+        }
+        near.set_up(bridge).unwrap();
+        let served = BTreeSet::from(SERVED);
+        let mut manifests = String::new();
+        for (name, host) in [("d", 70), ("e", 71)] {
+            let key = PodKey::new("x", name);
+            let namespace =
+                Netns::create(&self.root.dir(Root::PODS), &folder::pod_file(&key)).unwrap();
+            for (key, value) in QUICK {
+                namespace.set_sysctl(key, value).unwrap();
+            }
+            let far = Netlink::open(&namespace).unwrap();
+            near.add_veth(&format!("port{host}"), "eth0", &namespace)
+                .unwrap();
+            let port = near
+                .link_named(&format!("port{host}"))
+                .unwrap()
+                .unwrap()
+                .index;
+            near.set_controller(port, bridge).unwrap();
+            let inside = far.link_named("eth0").unwrap().unwrap().index;
+            let addresses: [IpNet; 2] = [
+                format!("10.40.1.{host}/24").parse().unwrap(),
+                format!("fd00:40:1::{host}/64").parse().unwrap(),
+            ];
+            for address in addresses {
+                far.add_address(inside, address).unwrap();
+            }
+            near.set_up(port).unwrap();
+            far.set_up(inside).unwrap();
+            for (gateway, everything) in gateways.into_iter().zip(["0.0.0.0/0", "::/0"]) {
+                far.add_route(Route {
+                    to: everything.parse().unwrap(),
+                    via: Some(gateway.addr()),
+                    device: inside,
+                    source: None,
+                })
+                .unwrap();
+            }
+            for address in addresses {
+                self.servers
+                    .add(&namespace, address.addr(), &served)
+                    .unwrap();
+            }
+            self.topology.pods.insert(key, namespace);
+            manifests += &pod("x", name, 1, host);
+        }
+        fs::write(self.dir.path().join("bridged.yaml"), manifests).unwrap();
+        self.snapshot = folder::load(self.dir.path()).unwrap().snapshot;
+        let key = PodKey::new("x", "e");
+        self.agents[0]
+            .wait(LIMIT, |status| {
+                status.is_settled() && status.engine.pods.contains_key(&key)
+            })
+            .unwrap_or_else(|status| panic!("the bridged pods are not enforced: {status:?}"));
     }
 
     /// Replaces the policies and waits until they are in force.
