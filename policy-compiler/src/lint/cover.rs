@@ -228,15 +228,17 @@ impl Matched {
     /// if they do not.
     pub(super) fn covered_by<'m>(
         &self,
-        others: impl Iterator<Item = (usize, &'m Self)> + Clone,
+        others: impl Iterator<Item = (usize, &'m Self)>,
     ) -> Option<Vec<usize>> {
+        let others: Vec<(usize, &Self)> = others.collect();
         let mut used: Vec<usize> = Vec::new();
         for atom in &self.atoms {
             let mut left = self.ports.clone();
             let mut chosen: Vec<(usize, &Ports)> = Vec::new();
             let covering = || {
                 others
-                    .clone()
+                    .iter()
+                    .copied()
                     .filter(|(_, other)| other.atoms.iter().any(|wide| wide.covers(atom)))
             };
             // One that does it alone is the smallest explanation.
