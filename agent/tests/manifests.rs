@@ -4,13 +4,21 @@
 
 use std::{
     collections::BTreeSet,
+    ffi::OsString,
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
 };
 
-use agent::metrics::{
-    DropLabels, KindLabel, MapLabel, Metrics, ReasonLabel, StateLabel, VerdictLabels, WriteLabels,
+use agent::{
+    args::{Args, Command},
+    config_file,
+    metrics::{
+        DropLabels, KindLabel, MapLabel, Metrics, ReasonLabel, StateLabel, VerdictLabels,
+        WriteLabels,
+    },
 };
+use clap::Parser as _;
 use serde_yaml::Value;
 
 #[test]
@@ -26,6 +34,51 @@ fn the_chart_with_its_defaults_is_the_base() {
         let rendered = documents(file, &render(&template, &values));
         let base = documents(file, &read(&format!("base/{file}")));
         assert_eq!(rendered, base, "{file}");
+    }
+}
+
+#[test]
+fn the_agent_takes_its_arguments_and_its_configuration() {
+    let daemonset: Value = serde_yaml::from_str(&read("base/daemonset.yaml")).unwrap();
+    let configmap: Value = serde_yaml::from_str(&read("base/configmap.yaml")).unwrap();
+    let pod = &daemonset["spec"]["template"]["spec"];
+    let container = &pod["containers"][0];
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    let config = configmap["data"]["config.yaml"].as_str().unwrap();
+    file.write_all(config.as_bytes()).unwrap();
+    // The node's name comes from the environment, which is not a test's to change.
+    let mut line: Vec<OsString> = ["netpol-agent", "--", "--node=n1"].map(Into::into).into();
+    let arguments = container["args"].as_sequence().unwrap();
+    line.splice(
+        1..2,
+        arguments.iter().map(|word| match word.as_str().unwrap() {
+            "/etc/netpol/config.yaml" => file.path().into(),
+            word => word.into(),
+        }),
+    );
+    let line = config_file::complete(line).unwrap();
+    let Command::Run(run) = Args::try_parse_from(line).unwrap().command else {
+        panic!("the DaemonSet does not run the agent");
+    };
+    assert_eq!(
+        u64::from(run.kubernetes.listen.port()),
+        container["ports"][0]["containerPort"].as_u64().unwrap()
+    );
+    let mounted: Vec<&str> = container["volumeMounts"]
+        .as_sequence()
+        .unwrap()
+        .iter()
+        .map(|mount| mount["mountPath"].as_str().unwrap())
+        .collect();
+    let needed = [
+        &run.datapath.bpffs,
+        &run.datapath.state_dir,
+        &run.netns_dir,
+        &run.kubernetes.bundle_dir,
+    ];
+    for folder in needed {
+        let folder = folder.to_str().unwrap();
+        assert!(mounted.contains(&folder), "{folder} is not mounted");
     }
 }
 
