@@ -422,11 +422,13 @@ impl Datapath {
         }
         for (hook, ifindex) in self.hooks.clone() {
             let id = self.program_id(hook)?;
-            if attach::is_attached(&self.pins, self.attachment, hook, ifindex, id) {
+            let found = attach::is_attached(&self.pins, self.attachment, hook, ifindex, id);
+            if found == Some(true) {
                 continue;
             }
             match attach::attach(&self.pins, &mut self.ebpf, self.attachment, hook, ifindex) {
-                Ok(()) => done.repaired.push((hook, ifindex)),
+                Ok(()) if found == Some(false) => done.repaired.push((hook, ifindex)),
+                Ok(()) => {}
                 Err(error) => done.failed.push(error.to_string()),
             }
         }
@@ -518,12 +520,8 @@ impl Datapath {
 /// filters of the interfaces in this network namespace, too.
 pub fn cleanup(root: &Path) -> Result<(), DatapathError> {
     let pins = Pins::new(root);
-    if pins.map("ENDPOINTS").exists() {
-        for (ifindex, _, _) in Endpoints::open(&pins)?.iter() {
-            for hook in [Hook::FromPod, Hook::ToPod] {
-                attach::detach(&pins, Attachment::Clsact, hook, ifindex)?;
-            }
-        }
+    if pins.map("CONFIG").exists() {
+        attach::detach_all_clsact()?;
     }
     let directory = root.join("netpol");
     match fs::remove_dir_all(&directory) {

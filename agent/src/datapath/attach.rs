@@ -22,6 +22,7 @@ use super::{
     load::{program, remove},
     maps::Pins,
 };
+use crate::net::{Netlink, Netns};
 
 /// Priority of our clsact filters: ahead of most, behind what reserves the first place.
 const PRIORITY: u16 = 2;
@@ -141,26 +142,26 @@ pub(super) fn detach(
     }
 }
 
-/// Whether the interface has the program where [`attach`] put it, and it is `program_id`.
+/// Whether the interface has the program where [`attach`] put it, and it is `program_id`; `None` if
+/// only attaching again can make sure.
 pub(super) fn is_attached(
     pins: &Pins,
     attachment: Attachment,
     hook: Hook,
     ifindex: u32,
     program_id: u32,
-) -> bool {
+) -> Option<bool> {
     match attachment {
-        Attachment::Tcx => {
+        Attachment::Tcx => Some(
             link_path(pins, hook, ifindex).exists()
                 && name_of(ifindex)
                     .ok()
                     .and_then(|name| SchedClassifier::query_tcx(&name, hook.side()).ok())
                     .is_some_and(|(_, programs)| {
                         programs.iter().any(|program| program.id() == program_id)
-                    })
-        }
-        // The kernel is asked by replacing the filter, which is as cheap as asking.
-        Attachment::Clsact => false,
+                    }),
+        ),
+        Attachment::Clsact => None,
     }
 }
 
@@ -182,6 +183,27 @@ pub(super) fn pinned(pins: &Pins) -> io::Result<Vec<(Hook, u32)>> {
 }
 
 type AttachError = Box<dyn Error + Send + Sync>;
+
+/// Takes our clsact filters off every interface of this network namespace.
+pub(super) fn detach_all_clsact() -> Result<(), DatapathError> {
+    let failed = |source| DatapathError::Attach {
+        action: "detach",
+        hook: "every",
+        ifindex: 0,
+        source,
+    };
+    let links = Netns::current()
+        .map_err(AttachError::from)
+        .and_then(|here| Ok(Netlink::open(&here)?.links()?))
+        .map_err(failed)?;
+    for link in links {
+        // The egress hooks share priority and handle.
+        for hook in [Hook::FromPod, Hook::ToPod] {
+            detach_clsact(hook, link.index).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
 
 fn attach_tcx(
     pins: &Pins,
