@@ -16,5 +16,8 @@ mod control_plane;
 mod manifests;
 mod node;
 
+mod enforcement;
+mod rights;
+mod scale;
 mod status;
 mod watches;

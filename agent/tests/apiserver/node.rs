@@ -120,7 +120,7 @@ impl Node {
 }
 
 /// Runs what must not run on a thread of an asynchronous runtime.
-fn blocking<T: Send>(action: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn blocking<T: Send>(action: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| scope.spawn(action).join().unwrap())
 }
 

@@ -157,7 +157,7 @@ async fn a_restarted_server_finds_the_agent_up_to_date() {
     assert!(running.health.unready().is_empty());
 
     // What went meanwhile was never announced: the watch resumes at a version nobody remembers.
-    plane.erase("/registry/pods/shop/web");
+    plane.erase_history("/registry/pods/shop/web");
     plane.start_apiserver().await;
     eventually("noticed", async || {
         (told.pods() == ["shop/api"]).then_some(())
