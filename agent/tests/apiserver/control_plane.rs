@@ -142,10 +142,17 @@ impl ControlPlane {
         }
     }
 
-    /// Removes an object behind the API server's back and makes etcd forget that it ever was.
-    pub(crate) fn erase(&self, key: &str) {
-        let deleted = self.etcd("kv/deleterange", &format!(r#"{{"key":"{}"}}"#, base64(key)));
+    /// Removes an object behind the API server's back.
+    pub(crate) fn erase(&self, key: &str) -> Value {
+        let body = json!({"key": base64(key)});
+        let deleted = self.etcd("kv/deleterange", &body.to_string());
         assert_eq!(deleted["deleted"], "1", "{deleted}");
+        deleted
+    }
+
+    /// As [`ControlPlane::erase`], and makes etcd forget that the object ever was.
+    pub(crate) fn erase_history(&self, key: &str) {
+        let deleted = self.erase(key);
         let revision = deleted["header"]["revision"].as_str().unwrap();
         let body = format!(r#"{{"revision":"{revision}","physical":true}}"#);
         self.etcd("kv/compaction", &body);
