@@ -44,8 +44,14 @@ pub enum Command {
     Diff(DiffArgs),
     /// What is wrong or surprising, with fixes
     Lint(LintArgs),
+    /// Runs policy unit tests
+    Test(TestArgs),
     /// The verdict of each observed flow
     Replay(ReplayArgs),
+    /// The connectivity picture: dot, mermaid, svg or html
+    Graph,
+    /// The part of a cluster that decides, for later commands: `snapshot -o FILE`
+    Snapshot,
     /// Every document read and what became of it
     Inputs,
     /// What a finding means
@@ -152,6 +158,14 @@ pub enum FailOn {
     Info,
     /// Nothing.
     Never,
+}
+
+/// Arguments of `test`.
+#[derive(Args, Debug)]
+pub struct TestArgs {
+    /// Files with `kind: PolicyTest`
+    #[arg(required = true, value_name = "TESTFILE")]
+    pub tests: Vec<String>,
 }
 
 /// Arguments of `replay`.

@@ -3,6 +3,7 @@
 
 pub mod diff;
 pub mod generate;
+pub mod graph;
 pub mod inputs;
 pub mod lint;
 pub mod matrix;
@@ -10,3 +11,5 @@ pub mod reach;
 pub mod replay;
 pub mod rule;
 pub mod shell;
+pub mod snapshot;
+pub mod test;

@@ -2,6 +2,7 @@
 //! The analyzer as a program: arguments in, answer on stdout, everything else on stderr, exit code out.
 
 #![forbid(unsafe_code)]
+#![expect(unreachable_pub, reason = "the modules of a program are private")]
 
 mod answer;
 mod args;
@@ -72,10 +73,13 @@ fn run(cli: &Cli) -> anyhow::Result<ExitStatus> {
         Command::Diff(args) => command::diff::run(&io, args),
         Command::Lint(args) => command::lint::run(&io, args),
         Command::Replay(args) => command::replay::run(&io, args),
+        Command::Graph => command::graph::run(&io),
+        Command::Snapshot => command::snapshot::run(&io),
         Command::Inputs => command::inputs::run(&io),
         Command::Rule(args) => command::rule::run(&io, args),
         Command::Completions(args) => command::shell::completions(&io, args),
         Command::Generate(args) => command::generate::run(&io, args),
+        Command::Test(args) => command::test::run(&io, args),
         Command::Man => command::shell::man(&io),
     }
 }
@@ -134,17 +138,13 @@ impl Io<'_> {
 
     /// Writes the answer.
     pub(crate) fn answer(&self, text: &str) -> anyhow::Result<()> {
-        match &self.output.out {
-            Some(path) => {
-                fs::write(path, text).with_context(|| format!("cannot write `{}`", path.display()))
-            }
-            None => {
-                let mut out = io::stdout().lock();
-                out.write_all(text.as_bytes())?;
-                out.flush()?;
-                Ok(())
-            }
+        if let Some(path) = &self.output.out {
+            return fs::write(path, text)
+                .with_context(|| format!("cannot write `{}`", path.display()));
         }
+        let mut out = io::stdout().lock();
+        out.write_all(text.as_bytes())?;
+        Ok(out.flush()?)
     }
 
     /// Writes the answer as one JSON document.

@@ -12,7 +12,7 @@ use std::{
 };
 
 use policy_compiler::{
-    diagnostic::{Diagnostic, Severity},
+    diagnostic::Diagnostic,
     manifest::{self, Document, Fate, Loaded},
     parse::Settings,
     partial::{Assumptions, Doubt, Evaluator},
@@ -146,11 +146,6 @@ impl World {
         !self.allow_incomplete && self.unreadable().next().is_some()
     }
 
-    /// Whether broken policies are judged by the fail-closed rules.
-    pub fn is_lenient(&self) -> bool {
-        self.allow_incomplete
-    }
-
     /// `scope: 2 policies, 2 pods, 0 ignored documents; pod IPs unknown`.
     pub fn scope(&self) -> String {
         let snapshot = &self.loaded.snapshot;
@@ -224,14 +219,6 @@ impl World {
         let above =
             line(at.line.saturating_sub(1)).filter(|line| line.trim_start().starts_with('#'));
         line(at.line).is_some_and(marked) || above.is_some_and(marked)
-    }
-
-    /// Errors among the diagnostics.
-    pub fn has_errors(&self) -> bool {
-        self.loaded
-            .diagnostics
-            .iter()
-            .any(|diagnostic| diagnostic.severity == Severity::Error)
     }
 }
 

@@ -41,7 +41,7 @@ pub fn run(io: &Io<'_>, args: &DiffArgs) -> anyhow::Result<ExitStatus> {
     let changes = Changes::between(&old, &new);
     output::write(io, &changes, &new, format)?;
     let unknown = changes
-        .changes
+        .list
         .iter()
         .any(|change| change.kind == Kind::Unknown);
     let known = if unknown {
@@ -49,7 +49,7 @@ pub fn run(io: &Io<'_>, args: &DiffArgs) -> anyhow::Result<ExitStatus> {
     } else {
         ExitStatus::Success
     };
-    let same = ExitStatus::of(!args.exit_code || changes.changes.is_empty());
+    let same = ExitStatus::of(!args.exit_code || changes.list.is_empty());
     Ok(same.max(known).max(old.status()).max(new.status()))
 }
 
@@ -137,7 +137,7 @@ pub struct Witness {
 #[derive(Debug)]
 pub struct Changes {
     /// Newly allowed first.
-    pub changes: Vec<Change>,
+    pub list: Vec<Change>,
     /// Endpoints only the new state has.
     pub added: Vec<String>,
     /// Endpoints only the old state has.
@@ -226,7 +226,7 @@ impl Changes {
         }
         changes.sort_by(|a, b| (a.kind, &a.src, &a.dst).cmp(&(b.kind, &b.src, &b.dst)));
         Self {
-            changes,
+            list: changes,
             added: only(&in_new, &in_old),
             removed: only(&in_old, &in_new),
         }
@@ -328,7 +328,7 @@ fn witness(
 }
 
 /// What decided a cell, in a few words: the denying sides, or else both.
-fn reasons(cell: &Cell) -> String {
+pub fn reasons(cell: &Cell) -> String {
     let mut words: BTreeSet<String> = BTreeSet::new();
     for direction in Direction::BOTH {
         let side = cell.side(direction);

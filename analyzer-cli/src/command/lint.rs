@@ -125,7 +125,8 @@ struct Findings<'f> {
     #[serde(rename = "apiVersion")]
     api_version: &'static str,
     kind: &'static str,
-    findings: Vec<FindingJson<'f>>,
+    #[serde(rename = "findings")]
+    list: Vec<FindingJson<'f>>,
 }
 
 impl<'f> Findings<'f> {
@@ -133,7 +134,7 @@ impl<'f> Findings<'f> {
         Self {
             api_version: "netpol-analyze/v1",
             kind: "Lint",
-            findings: findings.iter().map(FindingJson::of).collect(),
+            list: findings.iter().map(FindingJson::of).collect(),
         }
     }
 }

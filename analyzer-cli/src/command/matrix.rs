@@ -18,7 +18,7 @@ use crate::{
     flow::{PortQuery, is_nothing},
 };
 
-pub use classes::Matrix;
+pub use classes::{Matrix, workload_of};
 
 /// Runs `matrix`.
 pub fn run(io: &Io<'_>, args: &MatrixArgs) -> anyhow::Result<ExitStatus> {

@@ -16,7 +16,7 @@ use crate::{
     exit::{ExitStatus, UsageError},
     flow::{PortQuery, Resolved, is_all, is_nothing, parse_target, resolve, spell_ports},
     load::World,
-    render::table,
+    render::table::{self, brief},
 };
 
 /// Runs `reach`, or `why` if `explain`.
@@ -282,14 +282,6 @@ fn sides(world: &World, cell: &Cell) -> Vec<Vec<String>> {
         }
     }
     rows
-}
-
-/// A name short enough for a line: of many ranges the first.
-fn brief(name: &str) -> String {
-    match name.split(',').collect::<Vec<_>>().as_slice() {
-        [first, _, rest @ ..] if rest.len() > 1 => format!("{first} and {} ranges", rest.len() + 1),
-        _ => name.to_owned(),
-    }
 }
 
 fn reason(world: &World, direction: Direction, reason: &Reason) -> (String, String) {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Findings as workflow commands, which GitHub shows as annotations.
 
+use std::fmt::Write as _;
+
 use policy_compiler::diagnostic::{Diagnostic, Severity};
 
 /// One command a finding.
@@ -30,11 +32,12 @@ pub fn annotations(findings: &[Diagnostic]) -> String {
             finding.message,
             help.unwrap_or_default()
         );
-        text.push_str(&format!(
-            "::{level} {}title={title}::{}\n",
+        let _ = writeln!(
+            text,
+            "::{level} {}title={title}::{}",
             place.unwrap_or_default(),
             data(&message)
-        ));
+        );
     }
     text
 }

@@ -25,6 +25,14 @@ pub fn columns(rows: &[Vec<String>], indent: &str) -> String {
     text
 }
 
+/// A name short enough for a line: of many ranges the first.
+pub fn brief(name: &str) -> String {
+    match name.split(',').collect::<Vec<_>>().as_slice() {
+        [first, _, rest @ ..] if rest.len() > 1 => format!("{first} and {} ranges", rest.len() + 1),
+        _ => name.to_owned(),
+    }
+}
+
 /// RFC 4180.
 pub fn csv(rows: &[Vec<String>]) -> String {
     let cell = |cell: &String| {

@@ -44,6 +44,9 @@ impl Evaluator<'_> {
             Direction::Ingress => subject,
         };
         let side = subject.side(direction);
+        if side.is_empty() {
+            return PortMap::uniform(certain(Cause::Default));
+        }
         let question = Question {
             admin: self.matched_entries(&side.admin, peer, destination),
             isolated: !side.isolating.is_empty(),

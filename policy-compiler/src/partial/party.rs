@@ -65,6 +65,16 @@ pub(super) struct Side {
     pub(super) baseline: Vec<Entry>,
 }
 
+impl Side {
+    /// Whether no policy has anything to say.
+    pub(super) fn is_empty(&self) -> bool {
+        self.admin.is_empty()
+            && self.isolating.is_empty()
+            && self.network_doubts.is_empty()
+            && self.baseline.is_empty()
+    }
+}
+
 /// A step of an ordered tier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Entry {

@@ -40,7 +40,8 @@ struct ChangesJson<'c> {
     #[serde(rename = "apiVersion")]
     api_version: &'static str,
     kind: &'static str,
-    changes: Vec<ChangeJson<'c>>,
+    #[serde(rename = "changes")]
+    list: Vec<ChangeJson<'c>>,
     added: &'c [String],
     removed: &'c [String],
 }
@@ -83,7 +84,7 @@ impl<'c> ChangesJson<'c> {
         Self {
             api_version: "netpol-analyze/v1",
             kind: "Diff",
-            changes: changes.changes.iter().map(change).collect(),
+            list: changes.list.iter().map(change).collect(),
             added: &changes.added,
             removed: &changes.removed,
         }
@@ -100,7 +101,7 @@ fn name(kind: Kind) -> &'static str {
 
 fn text(changes: &Changes) -> String {
     let mut text = String::new();
-    for change in &changes.changes {
+    for change in &changes.list {
         let sign = match change.kind {
             Kind::Allowed => "+ newly allowed",
             Kind::Denied => "- newly denied",
@@ -123,7 +124,7 @@ fn text(changes: &Changes) -> String {
         let _ = writeln!(text, "      before  {}", witness.before);
         let _ = writeln!(text, "      after   {}", witness.after);
     }
-    if changes.changes.is_empty() {
+    if changes.list.is_empty() {
         text.push_str("no traffic changes\n");
     }
     for (word, names) in [("added", &changes.added), ("removed", &changes.removed)] {
@@ -137,7 +138,7 @@ fn text(changes: &Changes) -> String {
 fn markdown(changes: &Changes) -> String {
     let count = |kind| {
         changes
-            .changes
+            .list
             .iter()
             .filter(|change| change.kind == kind)
             .count()
@@ -148,7 +149,7 @@ fn markdown(changes: &Changes) -> String {
         count(Kind::Denied),
         count(Kind::Unknown)
     );
-    if !changes.changes.is_empty() {
+    if !changes.list.is_empty() {
         let mut rows = rows(changes);
         let left = rows.len().saturating_sub(MOST_ROWS + 1);
         rows.truncate(MOST_ROWS + 1);
@@ -167,7 +168,7 @@ fn markdown(changes: &Changes) -> String {
 
 fn rows(changes: &Changes) -> Vec<Vec<String>> {
     let head = ["change", "src", "dst", "ports", "witness", "because"];
-    let rows = changes.changes.iter().map(|change| {
+    let rows = changes.list.iter().map(|change| {
         let witness = &change.witness;
         vec![
             name(change.kind).to_owned(),

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Do the policies do what they are meant to? `test`.
+
+mod future;
+mod output;
+mod spec;
+
+use std::fs;
+
+use policy_compiler::{
+    Snapshot,
+    model::{Pod, PortRange, Protocol},
+    partial::Evaluator,
+    portmap::PortSet,
+    verdict::Endpoint,
+};
+
+use crate::{
+    Io,
+    answer::{Cell, Inquiry, ask},
+    args::{Format, TestArgs},
+    exit::{ExitStatus, UsageError},
+    flow::{Group, PortQuery, internet, is_nothing, parse_target, resolve},
+    load::World,
+};
+
+use spec::{End, File, Selected, Test};
+
+/// Runs `test`.
+pub fn run(io: &Io<'_>, args: &TestArgs) -> anyhow::Result<ExitStatus> {
+    let format = io.format(&[
+        Format::Text,
+        Format::Wide,
+        Format::Json,
+        Format::Yaml,
+        Format::Junit,
+    ])?;
+    let mut tests = Vec::new();
+    for path in &args.tests {
+        let text = fs::read_to_string(path)
+            .map_err(|error| UsageError::new(format!("cannot read tests `{path}`: {error}")))?;
+        let file: Option<File> = crate::yaml::from_str(&text)
+            .map_err(|error| UsageError::new(format!("`{path}`: {error}")))?;
+        let file = file.ok_or_else(|| UsageError::new(format!("`{path}` holds no tests")))?;
+        tests.extend(file.checked(path)?);
+    }
+    let Some(world) = io.load()? else {
+        return Ok(ExitStatus::Usage);
+    };
+    let mut results = Vec::with_capacity(tests.len());
+    for test in &tests {
+        results.push(TestResult {
+            name: test.name.clone(),
+            outcome: judge(&world, test)?,
+        });
+    }
+    output::write(io, &world, &results, format)?;
+    let any = |wanted: fn(&Outcome) -> bool| results.iter().any(|result| wanted(&result.outcome));
+    let failed = any(|outcome| matches!(outcome, Outcome::Fail(_)));
+    let unknown = any(|outcome| matches!(outcome, Outcome::Unknown(_)));
+    Ok(if unknown {
+        ExitStatus::Incomplete
+    } else {
+        ExitStatus::of(!failed)
+    }
+    .max(world.status()))
+}
+
+/// One test and how it came out.
+#[derive(Debug)]
+pub struct TestResult {
+    name: String,
+    outcome: Outcome,
+}
+
+/// How a test came out.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It holds for so many pairs.
+    Pass(usize),
+    /// It does not; a packet that shows it.
+    Fail(Counterexample),
+    /// Missing facts decide.
+    Unknown(Counterexample),
+}
+
+/// A packet that contradicts a test.
+#[derive(Debug)]
+pub struct Counterexample {
+    src: String,
+    dst: String,
+    protocol: Protocol,
+    port: u16,
+    why: String,
+}
+
+fn judge(world: &World, test: &Test) -> anyhow::Result<Outcome> {
+    if let Some(for_all) = &test.for_all {
+        return Ok(future::judge(world, for_all, &test.asked()?));
+    }
+    let snapshot = &world.loaded.snapshot;
+    let evaluator = world.evaluator();
+    let everybody = || {
+        let live = snapshot
+            .pods
+            .values()
+            .filter(|pod| !pod.phase.is_finished());
+        let pods = live.map(|pod| group(&Endpoint::Pod(pod.key.clone())));
+        pods.chain(internet(snapshot)).collect::<Vec<_>>()
+    };
+    let ends = |end: &Option<End>| match end {
+        None => Ok(everybody()),
+        Some(end) => members(world, end),
+    };
+    let (sources, destinations) = (ends(&test.from)?, ends(&test.to)?);
+    for (word, members) in [("from", &sources), ("to", &destinations)] {
+        if members.is_empty() {
+            let message = format!("test `{}` is about nothing: no pod is `{word}`", test.name);
+            return Err(UsageError::new(message).into());
+        }
+    }
+    let exempt = |ends: &Option<Vec<End>>| -> anyhow::Result<Vec<Endpoint>> {
+        let mut exempt = Vec::new();
+        for end in ends.iter().flatten() {
+            exempt.extend(members(world, end)?.into_iter().map(|group| group.endpoint));
+        }
+        Ok(exempt)
+    };
+    let (only_from, only_to) = (exempt(&test.only_from)?, exempt(&test.only_to)?);
+    let asked = test.asked()?;
+    let mut only_ports = PortSet::uniform(false);
+    for port in test.only_ports.iter().flatten() {
+        only_ports = only_ports.union(&port.parse::<PortQuery>()?.toward(&[]));
+    }
+    let bounded = test.only_from.is_some() || test.only_to.is_some() || test.only_ports.is_some();
+    let mut pairs = 0;
+    let mut doubt = None;
+    for src in &sources {
+        for dst in &destinations {
+            if src.endpoint == dst.endpoint {
+                continue;
+            }
+            let listed = only_from.contains(&src.endpoint) || only_to.contains(&dst.endpoint);
+            if listed && test.expect.is_none() {
+                continue;
+            }
+            pairs += 1;
+            for cell in cells(&evaluator, src, dst, &asked) {
+                let (wrong, why) = if bounded || test.never {
+                    (cell.allowed.minus(&only_ports), "it is allowed")
+                } else if test.expect.is_some_and(spec::Expected::is_allowed) {
+                    (
+                        cell.asked.minus(&cell.allowed).minus(&cell.unknown),
+                        "it is not allowed",
+                    )
+                } else {
+                    (cell.allowed.clone(), "it is allowed")
+                };
+                if !is_nothing(&wrong) {
+                    return Ok(Outcome::Fail(counterexample(
+                        &evaluator, &cell, dst, &wrong, why,
+                    )));
+                }
+                let unknown = cell.unknown.minus(&only_ports);
+                if !is_nothing(&unknown) && doubt.is_none() {
+                    doubt = Some(counterexample(
+                        &evaluator,
+                        &cell,
+                        dst,
+                        &unknown,
+                        "missing facts decide",
+                    ));
+                }
+            }
+        }
+    }
+    Ok(match doubt {
+        Some(doubt) => Outcome::Unknown(doubt),
+        None => Outcome::Pass(pairs),
+    })
+}
+
+fn cells(evaluator: &Evaluator<'_>, src: &Group, dst: &Group, asked: &PortQuery) -> Vec<Cell> {
+    let inquiry = Inquiry {
+        ports: asked,
+        family: None,
+        via_service: false,
+        explain: false,
+    };
+    ask(evaluator, src, dst, &inquiry)
+}
+
+fn counterexample(
+    evaluator: &Evaluator<'_>,
+    cell: &Cell,
+    dst: &Group,
+    wrong: &PortSet,
+    why: &str,
+) -> Counterexample {
+    let pod = match &dst.endpoint {
+        Endpoint::Pod(key) => evaluator.snapshot().pods.get(key),
+        Endpoint::Node(_) | Endpoint::Address(_) => None,
+    };
+    let declared = pod.into_iter().flat_map(|pod| &pod.ports);
+    let declared =
+        PortSet::of(declared.map(|port| (port.protocol, PortRange::single(port.number))));
+    let likely = wrong
+        .intersection(&declared)
+        .example()
+        .or_else(|| wrong.example());
+    let (protocol, port) = likely.unwrap_or((Protocol::Other, 0));
+    Counterexample {
+        src: cell.src.clone(),
+        dst: cell.dst.clone(),
+        protocol,
+        port,
+        why: format!("{why}: {}", super::diff::reasons(cell)),
+    }
+}
+
+/// The endpoints an end of a test stands for.
+fn members(world: &World, end: &End) -> anyhow::Result<Vec<Group>> {
+    let snapshot = &world.loaded.snapshot;
+    match end {
+        End::Target(text) => {
+            let (target, _) = parse_target(text)?;
+            Ok(resolve(&target, snapshot, &world.namespace)?.groups)
+        }
+        End::Selected(selected) => {
+            let live = snapshot
+                .pods
+                .values()
+                .filter(|pod| !pod.phase.is_finished());
+            Ok(live
+                .filter(|pod| selects(snapshot, selected, pod))
+                .map(|pod| group(&Endpoint::Pod(pod.key.clone())))
+                .collect())
+        }
+    }
+}
+
+fn selects(snapshot: &Snapshot, selected: &Selected, pod: &Pod) -> bool {
+    let namespace = snapshot.namespaces.get(&pod.key.namespace);
+    selected
+        .namespace
+        .as_deref()
+        .is_none_or(|name| *name == *pod.key.namespace)
+        && selected
+            .labels
+            .iter()
+            .all(|(key, value)| pod.labels.get(key) == Some(value))
+        && selected.namespace_labels.iter().all(|(key, value)| {
+            namespace.is_some_and(|namespace| namespace.labels.get(key) == Some(value))
+        })
+}
+
+fn group(endpoint: &Endpoint) -> Group {
+    Group {
+        name: endpoint.to_string(),
+        endpoint: endpoint.clone(),
+        ranges: Vec::new(),
+        legs: Vec::new(),
+    }
+}
