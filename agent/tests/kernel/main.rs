@@ -8,6 +8,7 @@
 )]
 //! The datapath in the kernel. Needs root and a bpffs.
 
+mod corpus;
 mod evasion;
 mod frames;
 mod lab;
