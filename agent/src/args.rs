@@ -73,6 +73,7 @@ pub struct RunArgs {
 
 /// How the kernel enforces.
 #[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "independent switches")]
 pub struct DatapathArgs {
     /// Where maps and programs are pinned, on a BPF file system.
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]
@@ -86,6 +87,10 @@ pub struct DatapathArgs {
     /// What becomes of open connections when a policy no longer allows them.
     #[arg(long, value_name = "WHAT", default_value = "reevaluate")]
     pub established: Established,
+    /// Believe that a TCP packet is a reply only if its connection was seen opening. Connections that are
+    /// older than the programs do not survive this.
+    #[arg(long)]
+    pub strict_tcp: bool,
     /// Whether NetworkPolicies admit traffic of a pod to its own node.
     #[arg(long, value_name = "WHAT", default_value = "enforce")]
     pub local_node_egress: LocalNodeEgress,
@@ -237,6 +242,7 @@ impl Default for DatapathArgs {
             state_dir: "/run/netpol".into(),
             attach: Attach::Auto,
             established: Established::Reevaluate,
+            strict_tcp: false,
             local_node_egress: LocalNodeEgress::Enforce,
             service_cidr: Vec::new(),
             audit: false,

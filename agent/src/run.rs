@@ -174,6 +174,7 @@ pub fn kernel(args: &DatapathArgs) -> impl FnOnce() -> Result<Kernel> + Send + '
         switches: Switches {
             audit: args.audit,
             allow_events: args.allow_events,
+            strict_tcp: args.strict_tcp,
             keep_established: args.established == Established::Keep,
             events_per_second: args.events_per_second,
             ..Switches::default()

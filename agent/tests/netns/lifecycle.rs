@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Pods, interfaces and agents that come and go: scenarios 1, 2, 4, 5, 9, 10, 12, 15; and what the
+//! Pods, interfaces and agents that come and go: scenarios 1, 2, 4, 5, 9, 10, 15; and what the
 //! commands say that need no agent.
 
 use std::{
@@ -108,7 +108,7 @@ fn s05_s09_a_pod_recreated_under_its_name_is_enforced() {
 }
 
 #[test]
-fn s10_s12_s15_agents_come_and_go() {
+fn s10_s15_agents_come_and_go() {
     use std::io::{Read as _, Write as _};
     let mut world = World::new(&policy(
         "some",

@@ -3,6 +3,11 @@
 //! connections and edits (41, 42), audit (73).
 
 use crate::world::{Icmp, LIMIT, Plan, Sctp, Tcp, Udp, World, policy};
+use std::{
+    io::{Read as _, Write as _},
+    time::Duration,
+};
+
 use agent::{
     args::{Attach, DatapathArgs, Established},
     demo::{plan::Transport, probe::PATIENCE},
@@ -214,9 +219,29 @@ fn s27_families_do_not_cross() {
     world.denies("y/b", "fd00:40:1::10", &EVERYTHING);
 }
 
+/// An open connection from y/b to x/a, which is closed to anything but its peer's patience.
+struct Connection(std::net::TcpStream);
+
+impl Connection {
+    fn open(world: &World) -> Self {
+        let opened = world
+            .namespace("y/b")
+            .run(|| std::net::TcpStream::connect("10.40.1.10:80"));
+        let mut connection = Self(opened.unwrap());
+        assert!(connection.answers(LIMIT));
+        connection
+    }
+
+    /// Whether an echo comes back in time.
+    fn answers(&mut self, patience: Duration) -> bool {
+        self.0.set_read_timeout(Some(patience)).unwrap();
+        self.0.write_all(b"ping").unwrap();
+        self.0.read_exact(&mut [0; 4]).is_ok()
+    }
+}
+
 #[test]
 fn s41_s42_a_policy_change_reaches_open_connections() {
-    use std::io::{Read as _, Write as _};
     // Egress is closed as well, so that packets of the connection cannot be taken for replies to one
     // that the pod opened itself.
     let open = policy(
@@ -237,26 +262,34 @@ fn s41_s42_a_policy_change_reaches_open_connections() {
             },
             ..Plan::default()
         });
-        let mut stream = world
-            .namespace("y/b")
-            .run(|| std::net::TcpStream::connect("10.40.1.10:80"))
-            .unwrap();
-        stream.set_read_timeout(Some(LIMIT)).unwrap();
-        stream.write_all(b"ping").unwrap();
-        stream.read_exact(&mut [0; 4]).unwrap();
-
+        let mut connection = Connection::open(&world);
         world.edit(&(open.clone() + &other));
-        stream.write_all(b"ping").unwrap();
-        stream.read_exact(&mut [0; 4]).unwrap();
-
+        assert!(connection.answers(LIMIT));
         world.edit(&closed);
         // Silence cannot be waited out in full: twice the patience of a probe will do.
-        stream.set_read_timeout(Some(PATIENCE[1] * 2)).unwrap();
-        stream.write_all(b"ping").unwrap();
-        let answered = stream.read_exact(&mut [0; 4]).is_ok();
-        assert_eq!(answered, established == Established::Keep);
+        assert_eq!(
+            connection.answers(PATIENCE[1] * 2),
+            established == Established::Keep
+        );
         world.denies("y/b", "x/a", &[Tcp(80)]);
     }
+}
+
+#[test]
+fn s41_strict_tcp_needs_no_closed_egress() {
+    let world = World::with(Plan {
+        policies: policy("open", "{podSelector: {}, ingress: [{}]}"),
+        datapath: DatapathArgs {
+            strict_tcp: true,
+            ..Plan::default().datapath
+        },
+        ..Plan::default()
+    });
+    let mut connection = Connection::open(&world);
+    world.edit(&policy("open", "{podSelector: {}, policyTypes: [Ingress]}"));
+    assert!(!connection.answers(PATIENCE[1] * 2));
+    // What the pod opens itself is answered.
+    world.allows("x/a", "y/b", &EVERYTHING);
 }
 
 #[test]
