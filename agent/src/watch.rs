@@ -232,7 +232,7 @@ impl Source {
     /// Reports `error` and waits a while.
     async fn pause(
         &self,
-        error: &(dyn std::error::Error + Sync),
+        error: &(dyn std::error::Error + Sync + 'static),
         code: Option<u16>,
         backoff: &mut Backoff,
     ) -> Result<(), Closed> {
@@ -338,17 +338,20 @@ fn api_code(error: &(dyn std::error::Error + 'static)) -> Option<u16> {
     None
 }
 
-/// The messages of an error and its causes, each once.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+/// The messages of an error and its causes, each once; of an API server's refusal only its own words.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(kube::Error::Api(status)) = error.downcast_ref() {
+            return status.message.clone();
         }
-        next = cause.source();
+        let message = error.to_string();
+        if !text.contains(&message) {
+            text.push_str(": ");
+            text.push_str(&message);
+        }
+        next = error.source();
     }
     text
 }
@@ -380,6 +383,7 @@ mod tests {
         let status = kube::core::Status::failure("no", "Forbidden").with_code(403);
         let error = watcher::Error::WatchStartFailed(kube::Error::Api(status.boxed()));
         assert_eq!(code(&error), Some(403));
+        assert_eq!(chain(&error), "no");
         assert_eq!(code(&watcher::Error::NoResourceVersion), None);
     }
 }

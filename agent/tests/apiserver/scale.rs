@@ -75,9 +75,13 @@ async fn ten_thousand_pods_and_a_thousand_policies() {
 
     let (running, told) = node.start(&plane.client());
     ready(&running).await;
-    let text = running.metrics.encode().unwrap();
-    assert_eq!(count(&text, "Pod"), Some(PODS + 1));
-    assert_eq!(count(&text, "NetworkPolicy"), Some(POLICIES));
+    // The API server itself may still be reading what was put into its store.
+    eventually("all", async || {
+        let text = running.metrics.encode().unwrap();
+        let counts = (count(&text, "Pod"), count(&text, "NetworkPolicy"));
+        (counts == (Some(PODS + 1), Some(POLICIES))).then_some(())
+    })
+    .await;
     assert_eq!(told.bound(), ["shop/local"]);
 
     // Many go at once, and the one pod of this node stays what it is.
