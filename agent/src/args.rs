@@ -33,7 +33,7 @@ pub struct Args {
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Enforce the policies of a cluster, or of a folder of manifests, on this machine's pods.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Build the cluster of a folder out of network namespaces, enforce its policies, send real packets
     /// and compare with the analyzer. Exits with 1 if any packet fared otherwise than predicted.
     Demo(DemoArgs),
@@ -73,7 +73,6 @@ pub struct RunArgs {
 
 /// How the kernel enforces.
 #[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
-#[expect(clippy::struct_excessive_bools, reason = "independent switches")]
 pub struct DatapathArgs {
     /// Where maps and programs are pinned, on a BPF file system.
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]

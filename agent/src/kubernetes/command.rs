@@ -114,7 +114,7 @@ fn options(args: &RunArgs) -> Options {
 fn reread(line: Vec<OsString>) -> Result<RunArgs> {
     let line = config_file::complete(line)?;
     match Args::try_parse_from(line)?.command {
-        Command::Run(args) => Ok(args),
+        Command::Run(args) => Ok(*args),
         _ => Err(anyhow!("the configuration is another command's")),
     }
 }
