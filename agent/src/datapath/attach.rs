@@ -5,7 +5,11 @@
 //! link, so there is no moment without one. Without TCX a filter of the clsact qdisc does, at a
 //! priority and handle of our own. Interfaces are those of the calling thread's network namespace.
 
-use std::{error::Error, fmt, io, mem};
+use std::{
+    error::Error,
+    fmt, io, mem, thread,
+    time::{Duration, Instant},
+};
 
 use aya::{
     Ebpf,
@@ -28,6 +32,9 @@ use crate::net::{Netlink, Netns};
 const PRIORITY: u16 = 2;
 /// Handle of our clsact filters ("np").
 const HANDLE: TcHandle = TcHandle::new(0, 0x6e70);
+
+/// How long a link may take to leave an interface.
+const DETACHING: Duration = Duration::from_secs(2);
 
 /// Where on an interface a program sits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -230,8 +237,20 @@ fn attach_tcx(
         }
     }
     let name = name_of(ifindex)?;
-    let id =
-        program.attach_with_options(&name, hook.side(), TcAttachOptions::TcxOrder(hook.order()))?;
+    let start = Instant::now();
+    let id = loop {
+        let order = TcAttachOptions::TcxOrder(hook.order());
+        match program.attach_with_options(&name, hook.side(), order) {
+            // The kernel takes a link that lost its pin off the interface in the background.
+            Err(ProgramError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(libc::EEXIST)
+                    && start.elapsed() < DETACHING =>
+            {
+                thread::sleep(Duration::from_millis(1));
+            }
+            result => break result?,
+        }
+    };
     let link: FdLink = program.take_link(id)?.try_into()?;
     link.pin(&path)?;
     Ok(())
