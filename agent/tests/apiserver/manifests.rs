@@ -1,11 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Does an API server take what the project ships: the manifests, and the shop?
+//! Does an API server take what the project ships, the manifests and the shop, and are the agent's rights
+//! the right ones?
 
 use std::{fs, path::Path};
 
-use serde_json::Value;
+use agent::kubernetes::LEASE;
+use serde_json::{Value, json};
 
-use crate::{cluster::Cluster, control_plane::ControlPlane};
+use crate::{
+    cluster::{Cluster, deny_from, eventually, network_policy},
+    control_plane::ControlPlane,
+    node::Node,
+    watches::ready,
+};
 
 #[tokio::test]
 async fn an_api_server_takes_the_manifests() {
@@ -40,6 +47,61 @@ async fn an_api_server_takes_the_shop() {
     }
     assert!(objects.len() > 40, "only {} objects", objects.len());
     check(&cluster, &objects).await;
+}
+
+#[tokio::test]
+async fn the_rights_suffice_and_are_no_more_than_needed() {
+    let Some(plane) = ControlPlane::start().await else {
+        return;
+    };
+    let cluster = Cluster::new(plane.client());
+    if !cluster.install_policy_crds("experimental").await {
+        return;
+    }
+    cluster.install_report_crd().await;
+    let mut base = objects("manifests/base");
+    base.sort_by_key(|object| object["kind"] != "Namespace");
+    for object in base {
+        cluster.apply(&object).await;
+    }
+    cluster.node("n1", "192.0.2.1").await;
+    let guard = deny_from("guard", 10, "evil");
+    cluster.apply(&guard).await;
+
+    let node = Node::new("n1");
+    let (running, _) = node.start(&plane.client_of("agent"));
+    ready(&running).await;
+    eventually("the policy's status", async || {
+        let guard = cluster.get(&guard).await?;
+        let conditions = guard["status"]["conditions"].as_array()?;
+        conditions
+            .iter()
+            .any(|condition| condition["message"] == "1/1 nodes")
+            .then_some(())
+    })
+    .await;
+    for made in [
+        json!({"apiVersion": "netpol.internal/v1alpha1", "kind": "NodeEnforcement", "metadata": {"name": "n1"}}),
+        json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+               "metadata": {"namespace": "netpol-system", "name": LEASE}}),
+    ] {
+        assert!(cluster.get(&made).await.is_some(), "{made}");
+    }
+
+    let agent = Cluster::new(plane.client_of("agent"));
+    for forbidden in [
+        deny_from("guard", 10, "good"),
+        network_policy("default", "mine", &[]),
+        json!({"apiVersion": "v1", "kind": "Secret",
+               "metadata": {"namespace": "netpol-system", "name": "mine"}}),
+        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1", "labels": {"a": "b"}}}),
+        json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+               "metadata": {"namespace": "kube-system", "name": LEASE}}),
+    ] {
+        let answer = agent.check(&forbidden).await;
+        let refused = answer.is_err_and(|problem| problem.contains("is forbidden"));
+        assert!(refused, "the agent may write {forbidden}");
+    }
 }
 
 /// Has every object checked, with the namespaces among them in place.
