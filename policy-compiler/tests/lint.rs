@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Is what lints call superfluous really superfluous?
+#![expect(clippy::expect_used, reason = "tests fail loudly")]
 
 use policy_compiler::{
     Flow, Snapshot,
