@@ -242,17 +242,13 @@ impl Connection {
 
 #[test]
 fn s41_s42_a_policy_change_reaches_open_connections() {
-    // Egress is closed as well, so that packets of the connection cannot be taken for replies to one
-    // that the pod opened itself.
-    let open = policy(
-        "ours",
-        "{podSelector: {}, policyTypes: [Ingress, Egress], ingress: [{}]}",
-    );
+    // Egress stays open: the pod may talk to its peer, but this connection was not its idea.
+    let open = policy("ours", "{podSelector: {}, ingress: [{}]}");
     let other = policy(
         "other",
         "{podSelector: {matchLabels: {app: b}}, policyTypes: [Ingress], ingress: [{}]}",
     );
-    let closed = policy("ours", "{podSelector: {}, policyTypes: [Ingress, Egress]}");
+    let closed = policy("ours", "{podSelector: {}, policyTypes: [Ingress]}");
     for established in [Established::Reevaluate, Established::Keep] {
         let world = World::with(Plan {
             policies: open.clone(),
@@ -272,11 +268,13 @@ fn s41_s42_a_policy_change_reaches_open_connections() {
             established == Established::Keep
         );
         world.denies("y/b", "x/a", &[Tcp(80)]);
+        // What the pod opens itself is answered.
+        world.allows("x/a", "y/b", &EVERYTHING);
     }
 }
 
 #[test]
-fn s41_strict_tcp_needs_no_closed_egress() {
+fn s41_in_strict_mode() {
     let world = World::with(Plan {
         policies: policy("open", "{podSelector: {}, ingress: [{}]}"),
         datapath: DatapathArgs {

@@ -5,9 +5,10 @@
 //! on the next packet of open connections. What a packet may be beyond a new flow (a reply, an ICMP
 //! error about a flow, a later fragment) is only asked once its own direction denies it:
 //!
-//! * TCP: anything but an initial SYN is a reply if the opposite direction's table admits what it
-//!   replies to. That is current policy, and no state that could be missing or stale.
-//! * Everything else, and TCP whose opener was known otherwise than by its address: a tracked flow.
+//! * A tracked flow passes if the end that opened it may still open it. UDP and the like are tracked
+//!   where the opposite direction is enforced, TCP by its initial SYN.
+//! * TCP that nobody saw opening (the programs came later, the entry was evicted): anything but an
+//!   initial SYN is a reply if the opposite direction's table admits what it replies to.
 
 mod inquiry;
 mod outcome;
@@ -226,16 +227,18 @@ impl<W: Tables + State> Court<'_, W> {
         if self.config.flags & CONFIG_KEEP_ESTABLISHED != 0 {
             return tracked && !matches!(packet.kind, Kind::Stream);
         }
+        // Who opened a connection decides what a change of policy makes of it, and only its first
+        // packet shows that.
+        if matches!(packet.kind, Kind::Opening) {
+            return tracked;
+        }
         if !tracked || self.row(direction.opposite()) == 0 {
             return false;
         }
         match packet.kind {
-            Kind::Opening if self.config.flags & CONFIG_STRICT_TCP != 0 => true,
             // The table finds replies by address, which is not how this peer was admitted. Where
             // everybody is admitted that makes no difference.
-            Kind::Opening | Kind::Stream => {
-                !matches!(source, Source::Address) && self.row(direction) != 0
-            }
+            Kind::Stream => !matches!(source, Source::Address) && self.row(direction) != 0,
             _ => true,
         }
     }
@@ -268,53 +271,54 @@ impl<W: Tables + State> Court<'_, W> {
     /// Judges a packet that its own direction denies as an answer to a flow in the other direction.
     #[inline(always)]
     fn answer(&self, direction: Direction, packet: &Packet) -> Option<Judgement> {
-        let opposite = direction.opposite();
-        let pickup = match packet.kind {
-            Kind::Opening => return None,
-            Kind::Stream => self.config.flags & CONFIG_STRICT_TCP == 0,
-            Kind::Datagram | Kind::EchoReply => self.endpoint.flags & ENDPOINT_PICKUP != 0,
-            Kind::EchoRequest => false,
-            Kind::Error | Kind::TooBig | Kind::Redirect | Kind::Neighbour | Kind::Message => {
-                return None;
-            }
+        match packet.kind {
+            Kind::Stream | Kind::Datagram | Kind::EchoReply | Kind::EchoRequest => {}
+            Kind::Opening
+            | Kind::Error
+            | Kind::TooBig
+            | Kind::Redirect
+            | Kind::Neighbour
+            | Kind::Message => return None,
+        }
+        let id = self.endpoint.id;
+        let now = self.world.now();
+        let keep = self.config.flags & CONFIG_KEEP_ESTABLISHED != 0;
+        let state = self
+            .world
+            .flow(id, direction, packet)
+            .filter(|state| !state.is_expired(self.config, packet.protocol, now));
+        let source = match &state {
+            // A flow that this direction admitted once and denies now.
+            Some(state) if state.initiator() as u8 == direction as u8 && !keep => return None,
+            Some(state) => state.peer(),
+            // Nobody saw it opened: it may be a reply to what the opposite direction admits.
+            None if self.picks_up(packet) => Source::Address,
+            None => return None,
         };
-        let back = |source| {
+        let current =
+            matches!(&state, Some(state) if keep || state.generation == self.bank.generation);
+        if !current {
             let inquiry = Inquiry {
-                table: opposite,
+                table: direction.opposite(),
                 source,
                 direction,
                 port: Port::Known(packet.source_port),
                 quoted: false,
             };
-            self.world.consult(self, packet, &inquiry)
-        };
-        if pickup {
-            let cell = back(Source::Address);
-            if admits(cell) {
+            let cell = self.world.consult(self, packet, &inquiry);
+            if state.is_none() && admits(cell) {
                 return Some(Judgement {
                     outcome: Outcome::Reply,
                     cell,
                 });
             }
-        }
-
-        let id = self.endpoint.id;
-        let now = self.world.now();
-        let state = self.world.flow(id, direction, packet)?;
-        if state.is_expired(self.config, packet.protocol, now) {
-            return None;
-        }
-        let keep = self.config.flags & CONFIG_KEEP_ESTABLISHED != 0;
-        let generation = self.bank.generation;
-        if state.initiator() as u8 == direction as u8 {
-            // A flow that this direction admitted once and denies now.
-            if !keep {
+            if !admits(cell) {
+                self.world.forget_flow(id, direction, packet);
                 return None;
             }
-        } else if state.generation != generation && !keep && !admits(back(state.peer())) {
-            self.world.forget_flow(id, direction, packet);
-            return None;
         }
+        let state = state?;
+        let generation = self.bank.generation;
         if let Some(next) = state.seen(direction, packet.closing, generation, now, self.config.hz) {
             self.world.store_flow(id, direction, packet, &next);
         }
@@ -322,6 +326,22 @@ impl<W: Tables + State> Court<'_, W> {
             outcome: Outcome::Established,
             cell: Cell(state.cell),
         })
+    }
+
+    /// Whether a packet whose flow nobody saw opening may be taken for a reply.
+    #[inline(always)]
+    fn picks_up(&self, packet: &Packet) -> bool {
+        match packet.kind {
+            Kind::Stream => self.config.flags & CONFIG_STRICT_TCP == 0,
+            Kind::Datagram | Kind::EchoReply => self.endpoint.flags & ENDPOINT_PICKUP != 0,
+            Kind::EchoRequest
+            | Kind::Opening
+            | Kind::Error
+            | Kind::TooBig
+            | Kind::Redirect
+            | Kind::Neighbour
+            | Kind::Message => false,
+        }
     }
 
     /// Whether an ICMP error is about traffic of the pod that the tables admit in one direction or
