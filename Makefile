@@ -29,7 +29,7 @@ demo: ## The shop on network namespaces: predicted beside measured
 	@.ci/setup
 	@$(ENV); $$CARGO build --quiet -p agent --bin netpol-agent && if [ $$(id -u) = 0 ]; then target/debug/netpol-agent demo; else sudo target/debug/netpol-agent demo; fi
 
-bench: ## Benchmarks: ratios in one run, written to docs/benchmarks
+bench: ## Benchmarks of the compiler, beside naive evaluation in the same run
 	@.ci/setup
 	@$(ENV); $$CARGO bench -p policy-compiler
 
