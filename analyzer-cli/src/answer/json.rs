@@ -57,6 +57,9 @@ impl From<&Location> for At {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Decided {
     direction: Direction,
+    /// Where another family has another answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    family: Option<u8>,
     verdict: &'static str,
     tier: String,
     kind: Option<String>,
@@ -123,19 +126,37 @@ pub struct CellJson {
     denials: Vec<DenialJson>,
 }
 
-/// The answer of `reach` and `why`: one cell, or what several have in common.
+/// The answer of `reach` and `why`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct AnswerJson {
     #[serde(rename = "apiVersion")]
     api_version: &'static str,
     kind: &'static str,
     #[serde(flatten)]
+    pair: PairJson,
+}
+
+impl AnswerJson {
+    /// Serialises `cells`, the answers for all members of `src` and `dst`.
+    pub fn new(evaluator: &Evaluator<'_>, src: &str, dst: &str, cells: &[Cell]) -> Self {
+        Self {
+            api_version: "netpol-analyze/v1",
+            kind: "Answer",
+            pair: PairJson::new(evaluator, src, dst, cells),
+        }
+    }
+}
+
+/// One cell, or what several have in common followed by each of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PairJson {
+    #[serde(flatten)]
     cell: CellJson,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     cells: Vec<CellJson>,
 }
 
-impl AnswerJson {
+impl PairJson {
     /// Serialises `cells`, the answers for all members of `src` and `dst`.
     pub fn new(evaluator: &Evaluator<'_>, src: &str, dst: &str, cells: &[Cell]) -> Self {
         let mut json: Vec<CellJson> = cells
@@ -168,19 +189,30 @@ impl AnswerJson {
                 family: None,
                 verdict: Word::of_all(cells.iter().map(Cell::word)).as_str(),
                 allowed: ports_json(&common),
-                decided_by: Vec::new(),
+                decided_by: Self::by_family(&json),
                 unknown,
                 assumptions,
                 denials: Vec::new(),
             };
             (cell, std::mem::take(&mut json))
         };
-        Self {
-            api_version: "netpol-analyze/v1",
-            kind: "Answer",
-            cell,
-            cells,
+        Self { cell, cells }
+    }
+
+    /// What decided the cells of one pair of ends, if they differ by family and nothing else.
+    fn by_family(cells: &[CellJson]) -> Vec<Decided> {
+        let one_pair = cells
+            .windows(2)
+            .all(|pair| matches!(pair, [a, b] if (&a.src, &a.dst) == (&b.src, &b.dst)));
+        if !one_pair {
+            return Vec::new();
         }
+        let labelled = |cell: &CellJson| {
+            let family = cell.family;
+            let parts = cell.decided_by.clone().into_iter();
+            parts.map(move |part| Decided { family, ..part })
+        };
+        cells.iter().flat_map(labelled).collect()
     }
 }
 
@@ -288,6 +320,7 @@ impl Decided {
         };
         Self {
             direction,
+            family: None,
             verdict: verdict_name(decision.verdict),
             tier: decision.tier.to_string(),
             kind: policy.map(|policy| policy.kind.to_string()),

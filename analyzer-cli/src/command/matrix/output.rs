@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     Io,
-    answer::{CellJson, Inquiry, PortsJson, ask, ports_json},
+    answer::{Inquiry, PairJson, PortsJson, ask, ports_json},
     args::Format,
     flow::{Group, PortQuery, is_nothing, spell_ports},
     load::World,
@@ -94,27 +94,28 @@ pub fn expanded(
             if source.external && destination.external {
                 continue;
             }
-            let mut shared: Option<Vec<(String, String)>> = None;
+            let mut shared: Option<String> = None;
             for (src, src_name) in members(source) {
                 for (dst, dst_name) in members(destination) {
                     let itself = src_name == dst_name;
-                    let bodies = match &shared {
-                        Some(bodies) if !itself => bodies.clone(),
-                        _ => bodies(evaluator, &src, &dst, &inquiry)?,
+                    let body = match shared.take() {
+                        Some(body) if !itself => body,
+                        other => {
+                            shared = other;
+                            body(evaluator, &src, &dst, &inquiry)?
+                        }
                     };
-                    for (head, body) in &bodies {
-                        if format != Format::Jsonl && !first {
-                            write!(out, ",")?;
-                        }
-                        first = false;
-                        let (src, dst) = (quoted(&src_name)?, quoted(&dst_name)?);
-                        write!(out, "{{\"src\":{src},\"dst\":{dst},{head}{body}")?;
-                        if format == Format::Jsonl {
-                            writeln!(out)?;
-                        }
+                    if format != Format::Jsonl && !first {
+                        write!(out, ",")?;
                     }
-                    if !itself && shared.is_none() {
-                        shared = Some(bodies);
+                    first = false;
+                    let (src, dst) = (quoted(&src_name)?, quoted(&dst_name)?);
+                    write!(out, "{{\"src\":{src},\"dst\":{dst},{body}")?;
+                    if format == Format::Jsonl {
+                        writeln!(out)?;
+                    }
+                    if !itself {
+                        shared = Some(body);
                     }
                 }
             }
@@ -298,22 +299,22 @@ impl Json {
     }
 }
 
-/// The JSON of the cells of a pair without the names: the family, and what follows.
-fn bodies(
+/// The JSON of a pair of endpoints without the names, also in the cells of its families.
+fn body(
     evaluator: &Evaluator<'_>,
     src: &Group,
     dst: &Group,
     inquiry: &Inquiry<'_>,
-) -> anyhow::Result<Vec<(String, String)>> {
-    ask(evaluator, src, dst, inquiry)
-        .iter()
-        .map(|cell| {
-            let json = serde_json::to_string(&CellJson::new(evaluator, cell))?;
-            let rest = json.find("\"family\"").or_else(|| json.find("\"verdict\""));
-            let body = rest.and_then(|at| json.get(at..)).unwrap_or_default();
-            Ok((String::new(), body.to_owned()))
-        })
-        .collect()
+) -> anyhow::Result<String> {
+    let cells = ask(evaluator, src, dst, inquiry);
+    let pair = PairJson::new(evaluator, &src.name, &dst.name, &cells);
+    let names = format!(
+        "\"src\":{},\"dst\":{},",
+        quoted(&src.name)?,
+        quoted(&dst.name)?
+    );
+    let json = serde_json::to_string(&pair)?.replace(&names, "");
+    Ok(json.trim_start_matches('{').to_owned())
 }
 
 fn members(class: &Class) -> Vec<(Group, String)> {
