@@ -105,6 +105,9 @@ fn a_policy_that_nobody_enforces_shows() {
     let ends = matrix.by_ends();
     assert_eq!(ends["pod to pod"].differing, ends["pod to pod"].allowed);
     assert_eq!(ends["pod to outside"].differing, 0);
+    // A packet that came through is not given a second chance to be dropped.
+    assert!(matrix.differing().all(|cell| !cell.lacks_an_answer()));
+    assert!(matrix.asked_again < ends["pod to pod"].differing);
     let text = demo::render::text(&matrix, false);
     assert!(
         text.contains("isolated by NetworkPolicy t/closed"),

@@ -39,6 +39,11 @@ impl Cell {
         }
     }
 
+    /// Whether an answer was predicted and none came, or the probe failed.
+    pub fn lacks_an_answer(&self) -> bool {
+        self.differs() && self.measured != Measured::Allow
+    }
+
     /// The side that settles the verdict: of a denial the first side that denies, of an admission the
     /// side that a policy has an opinion on, the receiver's before the sender's.
     pub fn decision(&self) -> &Decision {
@@ -69,6 +74,8 @@ pub struct Matrix {
     pub parties: Vec<Party>,
     /// The cells.
     pub cells: Vec<Cell>,
+    /// How many cells were probed a second time because no answer came where one was predicted.
+    pub asked_again: usize,
 }
 
 /// Counts of one group of cells.

@@ -54,7 +54,15 @@ fn write_text(out: &mut String, matrix: &Matrix, verbose: bool) -> fmt::Result {
         "\n{} cells measured, {} differ from the prediction",
         matrix.cells.len(),
         differing.len()
-    )
+    )?;
+    if matrix.asked_again > 0 {
+        writeln!(
+            out,
+            "{} cells were asked a second time: their first answer did not come in time",
+            matrix.asked_again
+        )?;
+    }
+    Ok(())
 }
 
 /// Senders down, receivers across, one character per pair.
@@ -275,6 +283,7 @@ pub fn json(matrix: &Matrix) -> Value {
         "families": group_json(matrix.by_family()),
         "ends": group_json(matrix.by_ends()),
         "differing": matrix.differing().count(),
+        "askedAgain": matrix.asked_again,
     })
 }
 
