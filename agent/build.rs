@@ -30,18 +30,25 @@ fn main() {
 
 fn run() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-env-changed={OVERRIDE}");
-    let object = match env::var_os(OVERRIDE) {
-        Some(path) => fs::canonicalize(&path)
-            .map_err(|error| format!("{OVERRIDE}=`{}`: {error}", path.display()))?,
-        None => build()?,
+    let object = if let Some(path) = env::var_os(OVERRIDE) {
+        fs::canonicalize(&path)
+            .map_err(|error| format!("{OVERRIDE}=`{}`: {error}", path.display()))?
+    } else {
+        let [object, reference] = build()?;
+        // Only the benchmark reads it.
+        println!(
+            "cargo::rustc-env=NETPOL_BPF_REFERENCE={}",
+            reference.display()
+        );
+        object
     };
     println!("cargo::rerun-if-changed={}", object.display());
     println!("cargo::rustc-env=NETPOL_BPF_EMBED={}", object.display());
     Ok(())
 }
 
-/// Builds `policy-ebpf` and returns the path of its object.
-fn build() -> Result<PathBuf, Box<dyn Error>> {
+/// Builds `policy-ebpf` and returns the paths of its object and of the one to measure it against.
+fn build() -> Result<[PathBuf; 2], Box<dyn Error>> {
     let workspace = Path::new(&env::var("CARGO_MANIFEST_DIR")?)
         .parent()
         .ok_or("the agent's folder has no parent")?
@@ -92,13 +99,14 @@ fn build() -> Result<PathBuf, Box<dyn Error>> {
         let stderr = String::from_utf8_lossy(&output.stderr);
         return Err(format!("building the BPF programs failed:\n{stderr}").into());
     }
-    // Cargo rewrites the object in place, and other profiles share the folder: embed a copy.
-    let object = out.join("policy-ebpf.o");
-    fs::copy(
-        target_dir.join(TARGET).join("bpf").join("policy-ebpf"),
-        &object,
-    )?;
-    Ok(object)
+    // Cargo rewrites the objects in place, and other profiles share the folder: embed a copy.
+    let built = target_dir.join(TARGET).join("bpf");
+    let objects = ["policy-ebpf", "reference"].map(|name| out.join(name).with_extension("o"));
+    for object in &objects {
+        let name = object.file_stem().ok_or("an object without a name")?;
+        fs::copy(built.join(name), object)?;
+    }
+    Ok(objects)
 }
 
 /// A compiler that can build `core` for the BPF target.

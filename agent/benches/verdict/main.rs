@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What does a verdict cost, beside the lookups that others build on?
+//!
+//! Every program runs inside one process on the same packets, by `BPF_PROG_TEST_RUN`; rounds are
+//! interleaved, so that what disturbs one disturbs all. Times are in the kernel, so the profile that
+//! the benchmark is built with makes no difference to them. From every time the one of an empty
+//! program on the same packets is subtracted: the loop, and the making of the packet.
+//!
+//! Needs root. `NETPOL_BENCH_SIZE=small|medium|large` bounds the clusters (default `large`: 10,000
+//! rules about one pod, 100,000 peers), `NETPOL_BENCH_ROUNDS` the rounds (default 60). Writes
+//! `bench/verdict.jsonl` in the target folder.
+
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a benchmark reports and stops"
+)]
+
+mod cluster;
+mod report;
+mod rig;
+mod traffic;
+
+use std::{env, fs, thread};
+
+use agent::{
+    datapath::{Datapath, Hook, Options, Origin, cleanup},
+    net::{Netlink, Netns},
+};
+use policy_compiler::model::PodKey;
+use rustix::thread::{CpuSet, UnshareFlags, sched_setaffinity, unshare_unsafe};
+
+use cluster::{Size, capacity, free, image, server};
+use report::{Report, Samples};
+use rig::{REFERENCE, Rig, Target};
+use traffic::{Packet, Shape};
+
+/// Flows that packets belong to, one after the other.
+const FLOWS: [(&str, u32); 3] = [("1", 1), ("1k", 1 << 10), ("64k", 1 << 16)];
+/// Runs of a program in a round: about a millisecond, to fit between two other processes.
+const REPEAT: u32 = 1 << 14;
+/// References of a round: nothing, reading headers, a hit in a connection table, identities and
+/// prefixes.
+const REFERENCES: [&str; 4] = ["empty", "parsed", "tracked", "prefixes"];
+
+fn main() {
+    // `cargo test` runs benchmarks, too, and wants them to end.
+    if !env::args().any(|argument| argument == "--bench") {
+        return;
+    }
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: needs root");
+        return;
+    }
+    // On a thread of its own, because the network namespace goes with the thread.
+    thread::spawn(|| {
+        // SAFETY: only this thread's network namespace changes.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("unshare");
+        pin();
+        let mut report = Report::default();
+        for size in sizes() {
+            measure(size, &mut report);
+        }
+        report.write();
+    })
+    .join()
+    .expect("the benchmark ran to its end");
+}
+
+/// Keeps the thread on one processor, whose counters and caches it then finds again.
+fn pin() {
+    let mut processors = CpuSet::new();
+    let last = thread::available_parallelism().map_or(1, usize::from) - 1;
+    processors.set(last);
+    sched_setaffinity(None, &processors).expect("affinity");
+}
+
+fn sizes() -> impl Iterator<Item = Size> {
+    let largest = match env::var("NETPOL_BENCH_SIZE").as_deref() {
+        Ok("small") => 1_000,
+        Ok("medium") => 10_000,
+        _ => 100_000,
+    };
+    [(10, 1_000), (1_000, 10_000), (10_000, 100_000)]
+        .into_iter()
+        .map(|(rules, peers)| Size { rules, peers })
+        .filter(move |size| size.peers <= largest)
+}
+
+fn rounds() -> usize {
+    let wanted = env::var("NETPOL_BENCH_ROUNDS").ok();
+    wanted.and_then(|text| text.parse().ok()).unwrap_or(60)
+}
+
+/// A node with the tables of a cluster.
+struct Node {
+    root: std::path::PathBuf,
+    datapath: Datapath,
+    server: u32,
+    free: u32,
+}
+
+impl Node {
+    fn new(size: Size) -> Self {
+        let image = image(size);
+        let here = Netns::current().expect("namespace");
+        let name = format!("netpol-bench-{}-{}", std::process::id(), size.rules);
+        let options = Options {
+            root: std::path::Path::new("/sys/fs/bpf").join(name),
+            capacity: capacity(),
+            flows: 262_144,
+            ..Options::default()
+        };
+        let mut datapath = Datapath::open(&options).expect("open");
+        let links = Netlink::open(&here).expect("netlink");
+        let mut endpoint = |pod: &PodKey| {
+            let name = format!("{}-{}", pod.name, size.rules);
+            links
+                .add_veth(&name, &format!("p-{name}"), &here)
+                .expect("veth");
+            let link = links.link_named(&name).expect("links").expect("the link");
+            datapath.add(link.index, Origin::New).expect("add");
+            datapath.bind(link.index, pod).expect("bind");
+            link.index
+        };
+        let (server, free) = (endpoint(&server()), endpoint(&free()));
+        datapath.publish(&image).expect("publish");
+        Self {
+            root: options.root,
+            datapath,
+            server,
+            free,
+        }
+    }
+
+    fn interface(&self, packet: Packet) -> u32 {
+        if packet.shape == Shape::Unisolated {
+            self.free
+        } else {
+            self.server
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        cleanup(&self.root).expect("cleanup");
+        fs::remove_dir(&self.root).expect("the folder is empty");
+    }
+}
+
+fn measure(size: Size, report: &mut Report) {
+    let mut node = Node::new(size);
+    if report.is_empty() {
+        for hook in Hook::ALL {
+            let program = node.datapath.program(hook).expect("our program");
+            report.program(hook.name(), &program.info().expect("info"));
+        }
+    }
+    let mut rig = Rig::load();
+    let (_, most) = FLOWS[FLOWS.len() - 1];
+    rig.fill(size, most);
+    for (name, count) in FLOWS {
+        let open: Vec<_> = Packet::open().collect();
+        report.add(size, name, &sample(&mut node, &mut rig, size, count, &open));
+        // One flow is new once.
+        if count > 1 {
+            let new: Vec<_> = Packet::new().collect();
+            report.add(size, name, &sample(&mut node, &mut rig, size, count, &new));
+        }
+    }
+}
+
+/// Times of `packets` in interleaved rounds.
+fn sample(node: &mut Node, rig: &mut Rig, size: Size, count: u32, packets: &[Packet]) -> Samples {
+    let mut samples = Samples::default();
+    for ipv6 in [false, true] {
+        rig.flows(size, ipv6, count);
+        let packets: Vec<_> = packets
+            .iter()
+            .filter(|packet| packet.ipv6 == ipv6)
+            .collect();
+        for packet in &packets {
+            let ifindex = node.interface(**packet);
+            rig.open(&mut node.datapath, **packet, ifindex, count);
+            rig.check(&mut node.datapath, **packet, ifindex, count);
+        }
+        let base = Packet { ipv6, ..REFERENCE };
+        for _ in 0..rounds() {
+            for name in REFERENCES {
+                if ipv6 && name != "empty" {
+                    continue;
+                }
+                rig.aim(&mut node.datapath, Target::Reference(name), base, count);
+                samples.push(&reference(name, ipv6), rig.time(base, node.server, REPEAT));
+            }
+            for packet in &packets {
+                let target = Target::Ours(packet.hook());
+                rig.aim(&mut node.datapath, target, **packet, count);
+                let time = rig.time(**packet, node.interface(**packet), REPEAT);
+                samples.push(&packet.name(), time);
+            }
+            if !ipv6 && packets.iter().any(|packet| packet.shape == Shape::Opening) {
+                let opening = Packet {
+                    shape: Shape::Opening,
+                    ipv6,
+                };
+                let target = Target::Reference("inserted");
+                rig.aim(&mut node.datapath, target, opening, count);
+                let time = rig.time(opening, node.server, REPEAT);
+                samples.push(&reference("inserted", ipv6), time);
+            }
+        }
+    }
+    samples
+}
+
+fn reference(name: &str, ipv6: bool) -> String {
+    let family = if ipv6 { "v6" } else { "v4" };
+    format!("reference/{name}/{family}")
+}
