@@ -131,6 +131,43 @@ fn a_change_of_policy_acts_on_the_next_packet() {
 }
 
 #[test]
+fn a_reply_does_not_take_a_flow_over() {
+    const DNS_OUT: &str = "
+{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: out, namespace: x}, spec: {podSelector: {}, policyTypes: [Egress], egress: [{ports: [{protocol: UDP, port: 53}]}, {to: [{ipBlock: {cidr: 203.0.113.0/24}}]}]}}
+";
+    const DNS_IN: &str = "
+{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: out, namespace: x}, spec: {podSelector: {}, policyTypes: [Ingress], ingress: [{from: [{ipBlock: {cidr: 203.0.113.0/24}}]}]}}
+";
+    let closed =
+        |policy: &str, rules: &str| format!("{}}}}}\n", policy.split(rules).next().unwrap());
+    let no_out = closed(DNS_OUT, ", egress: [{");
+    let no_in = closed(DNS_IN, ", ingress: [{");
+    with_node(|node| {
+        for (question, answer) in [
+            (udp(A, 4000, PEER, 53), udp(PEER, 53, A, 4000)),
+            (echo(A, PEER, 7, false), echo(PEER, A, 7, true)),
+        ] {
+            // Only what goes out is policed, so replies need no memory; the flow is the pod's even so.
+            node.apply(DNS_OUT);
+            assert_eq!(node.from("x/a", &question), Allowed);
+            assert_eq!(node.to("x/a", UPLINK, &answer), Unenforced);
+            node.apply(&no_out);
+            assert_eq!(node.from("x/a", &question), Denied);
+        }
+        for (question, answer) in [
+            (udp(PEER, 4000, A, 53), udp(A, 53, PEER, 4000)),
+            (echo(PEER, A, 7, false), echo(A, PEER, 7, true)),
+        ] {
+            node.apply(DNS_IN);
+            assert_eq!(node.to("x/a", UPLINK, &question), Allowed);
+            assert_eq!(node.from("x/a", &answer), Unenforced);
+            node.apply(&no_in);
+            assert_eq!(node.to("x/a", UPLINK, &question), Denied);
+        }
+    });
+}
+
+#[test]
 fn a_policy_cuts_what_was_opened_against_it_and_nothing_else() {
     with_node(|node| {
         // Nobody polices the pod yet.

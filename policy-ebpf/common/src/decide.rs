@@ -215,7 +215,8 @@ impl<W: Tables + State> Court<'_, W> {
         Judgement { outcome, cell }
     }
 
-    /// Whether an admitted packet's flow has to be tracked: replies could be denied otherwise.
+    /// Whether an admitted packet's flow has to be tracked: replies could be denied otherwise, or a
+    /// change of policy could take the reply for the opener.
     #[inline(always)]
     fn remembers(&self, direction: Direction, source: Source, packet: &Packet) -> bool {
         let tracked = match packet.kind {
@@ -232,14 +233,16 @@ impl<W: Tables + State> Court<'_, W> {
         if matches!(packet.kind, Kind::Opening) {
             return tracked;
         }
-        if !tracked || self.row(direction.opposite()) == 0 {
-            return false;
-        }
+        let enforced = self.row(direction) != 0;
+        let enforced_back = self.row(direction.opposite()) != 0;
         match packet.kind {
             // The table finds replies by address, which is not how this peer was admitted. Where
             // everybody is admitted that makes no difference.
-            Kind::Stream => !matches!(source, Source::Address) && self.row(direction) != 0,
-            _ => true,
+            Kind::Stream => {
+                tracked && enforced && enforced_back && !matches!(source, Source::Address)
+            }
+            // Its first packet, not the reply, has to say who opened the flow.
+            _ => tracked && (enforced || enforced_back),
         }
     }
 
