@@ -17,7 +17,7 @@ mod pools;
 
 use proptest::{collection::vec, option, prelude::*};
 
-pub use cluster::{domains, namespace_labels, node, options, pod, service};
+pub use cluster::{domains, everybody, namespace_labels, node, options, outside, pod, service};
 pub use flows::{Probe, flow, interesting_addresses, interesting_ports, probe};
 pub use policies::{
     admin_policy, admin_rule, baseline_policy, cluster_policy, network_policy, network_rule,

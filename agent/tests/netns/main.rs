@@ -7,5 +7,6 @@ mod bridge;
 mod identity;
 mod lifecycle;
 mod policy;
+mod property;
 mod services;
 mod world;

@@ -21,7 +21,7 @@ use crate::{
         ContainerPort, Labels, Node, Phase, Pod, PodKey, Protocol, Service, ServiceBackend,
         ServicePort, ServiceTarget,
     },
-    snapshot::Options,
+    snapshot::{Options, Snapshot},
 };
 
 /// Labels of a namespace, without its name label.
@@ -40,8 +40,7 @@ pub fn node() -> impl Strategy<Value = Node> {
     )
         .prop_map(|(index, labels, stack, second, has_pod_cidr)| {
             let number = u8::try_from(index).unwrap_or_default();
-            // No two nodes claim one address: on the wire nobody could tell them apart.
-            let second = second.then_some(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1 + number)));
+            let second = second.then_some(second_address(number));
             let cidr = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 10 + number, 0), 24);
             Node {
                 name: pools::NODES[index].into(),
@@ -115,6 +114,49 @@ pub fn pod(settings: Settings) -> impl Strategy<Value = Pod> {
                 }
             },
         )
+}
+
+/// A cluster that has every pod and node a generated one may have, at the addresses of both families
+/// that they have there, and nothing else: a network built for it fits whatever is generated without
+/// contested addresses. Pods have no node.
+pub fn everybody(settings: Settings) -> Snapshot {
+    let mut snapshot = Snapshot::default();
+    for (number, name) in (0..).zip(pools::NODES) {
+        snapshot.insert_node(Node {
+            name: name.into(),
+            labels: Labels::default(),
+            addresses: node_addresses(number),
+            pod_cidrs: Vec::new(),
+        });
+    }
+    let namespaces = settings.namespaces.clamp(1, Settings::MAX_NAMESPACES);
+    let names = pools::NAMESPACES[..namespaces]
+        .iter()
+        .flat_map(|namespace| {
+            let names = pools::POD_NAMES.iter();
+            names.map(move |name| PodKey::new(namespace, name))
+        });
+    for (slot, key) in (0..).zip(names) {
+        snapshot.insert_pod(Pod {
+            key,
+            uid: "".into(),
+            labels: Labels::default(),
+            node: None,
+            addresses: pools::pod_addresses(slot).into(),
+            host_network: false,
+            phase: Phase::Running,
+            ports: Vec::new(),
+            created: None,
+            owner: None,
+            at: None,
+        });
+    }
+    snapshot
+}
+
+/// Addresses outside the cluster, some of which DNS answers with.
+pub fn outside() -> Vec<IpAddr> {
+    pools::OUTSIDE.into()
 }
 
 /// A Service of one or two ports in front of pods, nodes and outside addresses.
@@ -228,6 +270,17 @@ fn labels(pool: &'static [(&str, &[&str])]) -> impl Strategy<Value = Labels> {
         })
         .collect();
     values.prop_map(|values| values.into_iter().flatten().collect())
+}
+
+/// Every address that a node may have.
+fn node_addresses(number: u8) -> Vec<IpAddr> {
+    let [v4, v6] = pools::node_addresses(number);
+    vec![v4, v6, second_address(number)]
+}
+
+/// No two nodes claim one address: on the wire nobody could tell them apart.
+fn second_address(number: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1 + number))
 }
 
 /// Which families something has addresses of.
