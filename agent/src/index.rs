@@ -224,6 +224,10 @@ impl Index {
                 self.state(kind).trouble = Some(trouble);
                 Effect::default()
             }
+            Event::Recovered(kind) => {
+                self.state(kind).trouble = None;
+                Effect::default()
+            }
         }
     }
 
@@ -396,7 +400,8 @@ impl Index {
                 }
                 effect
             }
-            Object::Node { node, uid } => {
+            Object::Node { mut node, uid } => {
+                node.labels = self.strings_of(std::mem::take(&mut node.labels));
                 self.node_uids.insert(node.name.clone(), uid);
                 let changed = self.snapshot.nodes.get(&node.name).map(|old| &**old) != Some(&node);
                 self.snapshot.insert_node(node);
@@ -447,9 +452,18 @@ impl Index {
 
     fn insert_pod(&mut self, mut pod: Pod) -> Effect {
         if !self.declared.contains(&pod.key.namespace) {
-            let (namespace, name) = (pod.key.namespace.clone(), pod.key.name.clone());
-            self.early.entry(namespace).or_default().insert(name, pod);
-            return Effect::default();
+            // The watches of a namespace that goes and of its pods are not in step: a pod that is known
+            // goes on being judged by the labels its namespace had. Any other waits.
+            let known = self.snapshot.pods.get(&pod.key).map(|known| &known.uid);
+            if known != Some(&pod.uid) {
+                let changed = self.forget_pod(&pod.key);
+                let (namespace, name) = (pod.key.namespace.clone(), pod.key.name.clone());
+                self.early.entry(namespace).or_default().insert(name, pod);
+                return Effect {
+                    changed,
+                    ..Effect::default()
+                };
+            }
         }
         self.share_strings(&mut pod);
         let is_local = pod.node.as_ref() == Some(&self.node);
@@ -479,10 +493,7 @@ impl Index {
                 self.declared.remove(&key.name);
                 // Its pods and policies are deleted before it; should some be told later, they keep the
                 // labels they were judged by.
-                let first = PodKey::new(&key.name, "");
-                let inhabited = self.snapshot.pods.range(first..).next();
-                let inhabited = inhabited.is_some_and(|(pod, _)| pod.namespace == key.name);
-                !inhabited && self.snapshot.namespaces.remove(&key.name).is_some()
+                self.forget_empty_namespace(&key.name)
             }
             Kind::Node => {
                 self.node_uids.remove(&key.name);
@@ -502,8 +513,9 @@ impl Index {
                     }
                 }
                 let key = PodKey { namespace, name };
-                self.local.remove(&key);
-                self.snapshot.pods.remove(&key).is_some()
+                let known = self.forget_pod(&key);
+                self.forget_empty_namespace(&key.namespace);
+                known
             }
             Kind::Service => {
                 self.services.remove_service(&named());
@@ -513,7 +525,12 @@ impl Index {
                 let touched = self.services.remove_slice(&named());
                 return self.update_services(&touched);
             }
-            Kind::NetworkPolicy => self.snapshot.network_policies.remove(&named()).is_some(),
+            Kind::NetworkPolicy => {
+                let key = named();
+                let known = self.snapshot.network_policies.remove(&key).is_some();
+                self.forget_empty_namespace(&key.0);
+                known
+            }
             Kind::AdminNetworkPolicy => self.remove_admin(AdminKind::Admin, key),
             Kind::BaselineAdminNetworkPolicy => self.remove_admin(AdminKind::Baseline, key),
             Kind::ClusterNetworkPolicy => self.remove_admin(AdminKind::Cluster, key),
@@ -522,6 +539,32 @@ impl Index {
             changed,
             ..Effect::default()
         }
+    }
+
+    /// Says whether the pod was known.
+    fn forget_pod(&mut self, key: &PodKey) -> bool {
+        self.local.remove(key);
+        self.snapshot.pods.remove(key).is_some()
+    }
+
+    /// Removes a namespace that is not there any more, once nothing is left in it; says whether it did.
+    fn forget_empty_namespace(&mut self, name: &Arc<str>) -> bool {
+        if self.declared.contains(name) {
+            return false;
+        }
+        let first: Arc<str> = "".into();
+        let pod = PodKey {
+            namespace: name.clone(),
+            name: first.clone(),
+        };
+        let mut pods = self.snapshot.pods.range(pod..);
+        let mut policies = self
+            .snapshot
+            .network_policies
+            .range((name.clone(), first)..);
+        let inhabited = pods.next().is_some_and(|(pod, _)| pod.namespace == *name)
+            || policies.next().is_some_and(|(policy, _)| policy.0 == *name);
+        !inhabited && self.snapshot.namespaces.remove(name).is_some()
     }
 
     fn remove_admin(&mut self, kind: AdminKind, key: &ObjectKey) -> bool {

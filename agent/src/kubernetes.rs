@@ -181,6 +181,23 @@ pub fn start<D: Datapath + 'static>(
     })
 }
 
+/// A client that gives up on connections which are dead without knowing: on a request that gets no
+/// answer, and on a watch that is silent for longer than `quiet`, which servers never are.
+///
+/// # Errors
+///
+/// The configuration is not a client's.
+pub fn client(mut config: kube::Config, quiet: Duration) -> Result<Client> {
+    config.connect_timeout = Some(CONNECT_PATIENCE);
+    config.read_timeout = Some(quiet + CONNECT_PATIENCE);
+    // Else the silence of a connection at rest counts against the next request on it.
+    config.reset_reader_on_write = true;
+    Ok(Client::try_from(config)?)
+}
+
+/// How long the API server may take to accept a connection.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+
 fn spawn_enforcer<D: Datapath + 'static>(
     config: &Config,
     host: &Netns,

@@ -17,7 +17,10 @@ use kube::{
     runtime::watcher::{self, watcher},
 };
 use serde_json::Value;
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
 use tracing::{Instrument, info_span};
 
 use crate::index::{Kind, ObjectKey, Watched};
@@ -37,6 +40,8 @@ pub enum Event {
     Absent(Kind),
     /// The kind cannot be read at the moment; what was told before stands.
     Trouble(Kind, Trouble),
+    /// The kind can be read again, and nothing was missed.
+    Recovered(Kind),
 }
 
 /// Why a kind cannot be read.
@@ -58,6 +63,9 @@ pub struct Settings {
     /// How long a server keeps a quiet watch open; also bounds how long a dead connection goes
     /// unnoticed.
     pub timeout: Duration,
+    /// How long a watch has to go without an error after one to be believed in again. Longer than it takes
+    /// a client to give up on a connection, because a watch that works may have nothing to tell.
+    pub calm: Duration,
     /// The pause after the first failure; it doubles up to `backoff_max`.
     pub backoff_min: Duration,
     /// The longest pause.
@@ -70,6 +78,7 @@ impl Default for Settings {
             streaming: true,
             discovery: Duration::from_secs(30),
             timeout: Duration::from_mins(2),
+            calm: Duration::from_secs(15),
             backoff_min: Duration::from_millis(100),
             backoff_max: Duration::from_secs(20),
         }
@@ -127,11 +136,15 @@ impl Source {
         let mut backoff = Backoff::new(self.settings.backoff_min, self.settings.backoff_max);
         loop {
             let ended = if self.kind.is_optional() {
-                match self.is_served().await {
-                    Ok(true) => self.follow::<KIND>(&mut backoff, streaming).await,
-                    Ok(false) => self.absent().await,
-                    Err(error) => {
+                match timeout(DISCOVERY_PATIENCE, self.is_served()).await {
+                    Ok(Ok(true)) => self.follow::<KIND>(&mut backoff, streaming).await,
+                    Ok(Ok(false)) => self.absent().await,
+                    Ok(Err(error)) => {
                         let pause = self.pause(&error, api_code(&error), &mut backoff);
+                        pause.await.map(|()| Ended::Again)
+                    }
+                    Err(late) => {
+                        let pause = self.pause(&late, None, &mut backoff);
                         pause.await.map(|()| Ended::Again)
                     }
                 }
@@ -161,10 +174,17 @@ impl Source {
             config = config.streaming_lists();
         }
         let mut stream = pin!(watcher(api, config));
-        let mut syncing = true;
+        // How far the objects of a first reading have come.
+        let (mut begun, mut syncing) = (false, true);
+        let mut doubted = false;
         loop {
             let event = tokio::select! {
                 event = stream.next() => event,
+                () = sleep(self.settings.calm), if doubted && !syncing => {
+                    doubted = false;
+                    self.send(Event::Recovered(self.kind)).await?;
+                    continue;
+                }
                 () = self.events.closed() => return Err(Closed),
             };
             let Some(event) = event else {
@@ -172,24 +192,31 @@ impl Source {
             };
             let error = match event {
                 Ok(watcher::Event::Init) => {
-                    syncing = true;
+                    // A stream ends when its time is up, however much of it is still to come.
+                    if begun && syncing && streaming {
+                        tracing::info!("the stream of objects ended early, listing instead");
+                        return Ok(Ended::NoStreaming);
+                    }
+                    (begun, syncing) = (true, true);
                     self.send(Event::Resync(self.kind)).await?;
                     continue;
                 }
                 Ok(watcher::Event::InitApply(object) | watcher::Event::Apply(object)) => {
                     backoff.reset();
+                    doubted = false;
                     self.send(Event::Apply(self.kind, object.value)).await?;
                     continue;
                 }
                 Ok(watcher::Event::Delete(object)) => {
                     backoff.reset();
+                    doubted = false;
                     let key = ObjectKey::new(object.namespace().as_deref(), &object.name_any());
                     self.send(Event::Delete(self.kind, key)).await?;
                     continue;
                 }
                 Ok(watcher::Event::InitDone) => {
                     backoff.reset();
-                    syncing = false;
+                    (syncing, doubted) = (false, false);
                     self.send(Event::Synced(self.kind)).await?;
                     continue;
                 }
@@ -205,7 +232,10 @@ impl Source {
                 }
                 // The watcher starts over by itself: history is gone, not the server.
                 Some(410) => tracing::debug!(%error, "watch expired, reading everything again"),
-                code => self.pause(&error, code, backoff).await?,
+                code => {
+                    doubted = true;
+                    self.pause(&error, code, backoff).await?;
+                }
             }
         }
     }
@@ -258,6 +288,9 @@ impl Source {
         }
     }
 }
+
+/// How long the API server may take to say which kinds it serves.
+const DISCOVERY_PATIENCE: Duration = Duration::from_secs(10);
 
 enum Ended {
     /// Discover, list and watch again.

@@ -358,6 +358,17 @@ fn services_collect_their_slices_in_any_order() {
         CHANGED
     );
     assert_eq!(backends(&index), ["10.0.0.1:8080", "10.0.0.2:8080"]);
+    // Another family is another slice; who may not be ready yet, or no longer, may still be chosen.
+    let mut six = slice("web-6", "web", "fd00::1");
+    six["addressType"] = json!("IPv6");
+    six["endpoints"][0]["conditions"] =
+        json!({"ready": false, "serving": true, "terminating": true});
+    assert_eq!(index.apply(Kind::EndpointSlice, &six), CHANGED);
+    assert_eq!(
+        backends(&index),
+        ["10.0.0.1:8080", "10.0.0.2:8080", "fd00::1:8080"]
+    );
+    index.delete(Kind::EndpointSlice, &ObjectKey::new(Some("shop"), "web-6"));
     // A slice can change hands.
     assert_eq!(
         index.apply(Kind::EndpointSlice, &slice("web-1", "api", "10.0.0.1")),
@@ -385,10 +396,195 @@ fn nodes_are_known_by_uid() {
     });
     assert!(index.apply(Kind::Node, &node).changed);
     assert_eq!(&*index.node_uids()["n1"], "node-uid");
+    // A node that moves, or comes back as another one, is told about.
+    let mut moved = node.clone();
+    moved["status"]["addresses"][0]["address"] = json!("192.0.2.9");
+    let effect = index.apply(Kind::Node, &moved);
+    assert!(effect.changed && effect.records);
+    assert!(index.snapshot().nodes["n1"].owns("192.0.2.9".parse().unwrap()));
+    assert!(!index.snapshot().nodes["n1"].owns("192.0.2.1".parse().unwrap()));
+    moved["metadata"]["uid"] = json!("another");
+    moved["status"]["conditions"] =
+        json!([{"type": "Ready", "lastHeartbeatTime": "2025-01-01T00:00:00Z"}]);
+    assert!(!index.apply(Kind::Node, &moved).changed);
+    assert_eq!(&*index.node_uids()["n1"], "another");
     assert!(
         index
             .delete(Kind::Node, &ObjectKey::new(None, "n1"))
             .changed
     );
     assert!(index.node_uids().is_empty());
+}
+
+#[test]
+fn a_pod_that_terminates_is_policed_until_it_is_finished() {
+    let mut index = index();
+    shop(&mut index);
+    let mut web = pod("web", "n1", "10.0.0.1");
+    index.apply(Kind::Pod, &web);
+    let key = PodKey::new("shop", "web");
+    // A pod that has been told to end goes on talking for a while.
+    web["metadata"]["deletionTimestamp"] = json!("2025-01-01T00:00:00Z");
+    web["metadata"]["deletionGracePeriodSeconds"] = json!(30);
+    assert_eq!(index.apply(Kind::Pod, &web), NOTHING);
+    assert!(index.snapshot().pods[&key].is_policed());
+
+    for phase in ["Succeeded", "Failed"] {
+        web["status"]["phase"] = json!(phase);
+        let effect = index.apply(Kind::Pod, &web);
+        assert!(effect.changed && effect.urgent, "{phase}");
+        assert!(!index.snapshot().pods[&key].is_policed(), "{phase}");
+    }
+    // Its address may be another pod's by now.
+    index.apply(Kind::Pod, &pod("api", "n2", "10.0.0.1"));
+    let owner = index.snapshot().pod_at("10.0.0.1".parse().unwrap());
+    assert_eq!(owner.map(|pod| &*pod.key.name), Some("api"));
+
+    // One whose node has stopped answering may still run.
+    web["status"]["phase"] = json!("Unknown");
+    assert!(index.apply(Kind::Pod, &web).changed);
+    assert!(index.snapshot().pods[&key].is_policed());
+}
+
+#[test]
+fn a_pod_of_the_same_name_is_another_pod() {
+    let mut index = index();
+    shop(&mut index);
+    index.apply(Kind::Pod, &pod("web", "n1", "10.0.0.1"));
+    // The deletion of the first was missed, as by a watch that was cut.
+    let mut second = pod("web", "n2", "10.0.0.2");
+    second["metadata"]["uid"] = json!("second");
+    assert_eq!(index.apply(Kind::Pod, &second), CHANGED);
+    assert_eq!(index.local_pods().count(), 0);
+    let held = &index.snapshot().pods[&PodKey::new("shop", "web")];
+    assert_eq!(&*held.uid, "second");
+    assert_eq!(held.addresses.len(), 1);
+
+    // A pod gets its addresses late, and of both families.
+    let mut late = pod("late", "n2", "");
+    late["status"] = json!({"phase": "Pending"});
+    assert_eq!(index.apply(Kind::Pod, &late), CHANGED);
+    late["status"] = json!({
+        "phase": "Running", "podIP": "10.0.0.3", "podIPs": [{"ip": "10.0.0.3"}, {"ip": "fd00::3"}],
+    });
+    assert_eq!(index.apply(Kind::Pod, &late), CHANGED);
+    assert_eq!(
+        index.snapshot().pods[&PodKey::new("shop", "late")]
+            .addresses
+            .len(),
+        2
+    );
+}
+
+#[test]
+fn a_namespace_that_terminates_takes_its_time() {
+    let mut index = index();
+    shop(&mut index);
+    index.apply(Kind::Pod, &pod("web", "n2", "10.0.0.1"));
+    index.apply(Kind::NetworkPolicy, &network_policy("deny", 1));
+    let mut terminating = namespace("shop", "a");
+    terminating["metadata"]["deletionTimestamp"] = json!("2025-01-01T00:00:00Z");
+    terminating["status"] = json!({"phase": "Terminating"});
+    assert_eq!(index.apply(Kind::Namespace, &terminating), NOTHING);
+
+    // The watch of namespaces is ahead of the watch of pods.
+    let gone = ObjectKey::new(None, "shop");
+    assert_eq!(index.delete(Kind::Namespace, &gone), NOTHING);
+    let effect = index.apply(Kind::Pod, &pod("web", "n2", "10.0.0.7"));
+    assert_eq!(effect, CHANGED, "a known pod is followed to its end");
+    let key = PodKey::new("shop", "web");
+    let address = "10.0.0.7".parse::<std::net::IpAddr>().unwrap();
+    assert_eq!(index.snapshot().pods[&key].addresses, [address]);
+    let team = |index: &Index| {
+        let namespace = index.snapshot().namespaces.get("shop")?;
+        namespace.labels.get("team").map(str::to_owned)
+    };
+    assert_eq!(team(&index).as_deref(), Some("a"));
+
+    // A namesake belongs to a namespace that has not been told yet.
+    let mut namesake = pod("web", "n2", "10.0.0.8");
+    namesake["metadata"]["uid"] = json!("namesake");
+    assert_eq!(index.apply(Kind::Pod, &namesake), CHANGED);
+    assert!(index.snapshot().pods.is_empty());
+    index.delete(Kind::NetworkPolicy, &ObjectKey::new(Some("shop"), "deny"));
+    assert_eq!(team(&index), None, "nothing is left of the first one");
+    assert_eq!(
+        index.apply(Kind::Namespace, &namespace("shop", "b")),
+        CHANGED
+    );
+    assert_eq!(index.snapshot().pods[&key].addresses.len(), 1);
+    assert_eq!(team(&index).as_deref(), Some("b"));
+}
+
+#[test]
+fn a_name_for_somewhere_else_is_no_service_to_police() {
+    let mut index = index();
+    let mut service = json!({
+        "metadata": {"namespace": "shop", "name": "db"},
+        "spec": {"clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7"],
+                 "ports": [{"port": 80, "protocol": "TCP"}]},
+    });
+    index.apply(Kind::Service, &service);
+    let key = ("shop".into(), "db".into());
+    assert_eq!(index.snapshot().services[&key].addresses.len(), 1);
+    service["spec"] = json!({"type": "ExternalName", "externalName": "db.example.com",
+                             "ports": [{"port": 80, "protocol": "TCP"}]});
+    assert_eq!(index.apply(Kind::Service, &service), CHANGED);
+    let held = &index.snapshot().services[&key];
+    assert!(
+        held.addresses.is_empty() && held.ports.is_empty(),
+        "{held:?}"
+    );
+
+    // Names among endpoints are none, and mirrored Endpoints are endpoints like any others.
+    service["spec"] = json!({"clusterIP": "10.96.0.7", "ports": [{"port": 80, "protocol": "TCP"}]});
+    index.apply(Kind::Service, &service);
+    let slice = |kind: &str, address: &str| {
+        json!({
+            "metadata": {"namespace": "shop", "name": kind.to_lowercase(), "labels": {
+                "kubernetes.io/service-name": "db",
+                "endpointslice.kubernetes.io/managed-by": "endpointslicemirroring-controller.k8s.io",
+            }},
+            "addressType": kind, "endpoints": [{"addresses": [address]}],
+            "ports": [{"name": "", "port": 5432, "protocol": "TCP"}],
+        })
+    };
+    assert_eq!(
+        index.apply(Kind::EndpointSlice, &slice("FQDN", "db.example.com")),
+        NOTHING
+    );
+    assert_eq!(index.rejected().count(), 0);
+    assert_eq!(
+        index.apply(Kind::EndpointSlice, &slice("IPv4", "203.0.113.7")),
+        CHANGED
+    );
+    let backends = &index.snapshot().services[&key].ports[0].backends;
+    assert_eq!(backends.len(), 1);
+}
+
+#[test]
+fn a_status_that_older_servers_wrote_is_no_problem() {
+    let mut index = index();
+    shop(&mut index);
+    let mut policy = network_policy("deny", 1);
+    policy["status"] = json!({"conditions": [{"type": "Feature", "status": "False"}]});
+    assert!(index.apply(Kind::NetworkPolicy, &policy).changed);
+    let record = index.records().values().next().unwrap();
+    assert_eq!((&*record.problems, &record.rejected), (&[][..], &None));
+    // Without it the policy is the same.
+    let effect = index.apply(Kind::NetworkPolicy, &network_policy("deny", 1));
+    assert_eq!(effect, NOTHING);
+}
+
+#[test]
+fn a_refusal_is_over_when_the_watch_says_so() {
+    let mut index = index();
+    index.handle(Event::Resync(Kind::Pod));
+    index.handle(Event::Synced(Kind::Pod));
+    let refusal = Trouble::Denied("pods is forbidden".into());
+    index.handle(Event::Trouble(Kind::Pod, refusal));
+    let troubled = |index: &Index| index.kinds().filter(|kind| kind.trouble.is_some()).count();
+    assert_eq!(troubled(&index), 1);
+    assert_eq!(index.handle(Event::Recovered(Kind::Pod)), NOTHING);
+    assert_eq!(troubled(&index), 0);
 }

@@ -6,7 +6,7 @@ use std::{ffi::OsString, process::ExitCode};
 use anyhow::{Context as _, Result, anyhow};
 use clap::Parser as _;
 use kube::{
-    Client, Config as ClientConfig,
+    Config as ClientConfig,
     config::{KubeConfigOptions, Kubeconfig},
 };
 use policy_compiler::snapshot::Options;
@@ -31,11 +31,12 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let host = Netns::current().context("cannot open the machine's network namespace")?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let client = client(args).await?;
+        let settings = config(args);
+        let client = super::client(client_config(args).await?, settings.watch.timeout)?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut reload = signal(SignalKind::hangup())?;
-        let running = start(&config(args), &client, &host, kernel(&args.datapath))?;
+        let running = start(&settings, &client, &host, kernel(&args.datapath))?;
         let mut current = args.clone();
         loop {
             tokio::select! {
@@ -57,8 +58,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     })
 }
 
-async fn client(args: &RunArgs) -> Result<Client> {
-    let config = match &args.kubernetes.kubeconfig {
+async fn client_config(args: &RunArgs) -> Result<ClientConfig> {
+    Ok(match &args.kubernetes.kubeconfig {
         Some(path) => {
             let file = Kubeconfig::read_from(path)?;
             ClientConfig::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?
@@ -66,8 +67,7 @@ async fn client(args: &RunArgs) -> Result<Client> {
         None => ClientConfig::infer()
             .await
             .context("there is no way to the API server")?,
-    };
-    Ok(Client::try_from(config)?)
+    })
 }
 
 fn config(args: &RunArgs) -> Config {

@@ -169,8 +169,8 @@ impl<D: Datapath> Enforcer<D> {
             if let Event::Trouble(kind, _) = &event {
                 let label = KindLabel { kind: kind.name() };
                 self.metrics.watch_errors.get_or_create(&label).inc();
-                is_news = true;
             }
+            is_news |= matches!(event, Event::Trouble(..) | Event::Recovered(_));
             let effect = self.index.handle(event);
             self.note(effect);
             is_news |= effect.records;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What does the one agent do that writes status for the whole cluster?
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::StreamExt as _;
 use kube::{
@@ -74,7 +74,7 @@ async fn write(
     mut view: watch::Receiver<Arc<View>>,
 ) {
     let (publish, mut reports) = watch::channel(None);
-    let follow = follow_reports(client.clone(), &publish);
+    let follow = follow_reports(client.clone(), config.watch.timeout, &publish);
     let writing = async {
         // Without the reports every node would seem to lag.
         if reports.wait_for(Option::is_some).await.is_err() {
@@ -101,11 +101,18 @@ async fn write(
 }
 
 /// Keeps the reports of all nodes.
-async fn follow_reports(client: Client, publish: &watch::Sender<Option<Arc<Reports>>>) {
+async fn follow_reports(
+    client: Client,
+    timeout: Duration,
+    publish: &watch::Sender<Option<Arc<Reports>>>,
+) {
     let api: Api<NodeEnforcement> = Api::all(client);
-    let mut stream = watcher(api, watcher::Config::default())
-        .default_backoff()
-        .boxed();
+    let timeout = u32::try_from(timeout.as_secs()).ok();
+    let config = watcher::Config {
+        timeout,
+        ..watcher::Config::default()
+    };
+    let mut stream = watcher(api, config).default_backoff().boxed();
     let mut reports = Reports::new();
     let mut listed = None;
     while let Some(event) = stream.next().await {

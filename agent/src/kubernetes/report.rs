@@ -10,7 +10,7 @@ use policy_compiler::{
 
 use crate::{
     engine::{self, PodState},
-    index::{Index, SyncState},
+    index::{Index, KindView, SyncState},
     status::report::{Failure, NodeEnforcementSpec, PodCounts, PolicyFailure, UnsupportedPod},
     watch::Trouble,
 };
@@ -58,17 +58,25 @@ pub(super) fn failure(index: &Index, error: Option<&str>) -> Option<Failure> {
         };
         return Some(new_failure(reason, error));
     }
-    let unread = index.kinds().find(|kind| *kind.sync == SyncState::Never)?;
-    match unread.trouble {
+    let unread = index.kinds().find(|kind| *kind.sync == SyncState::Never);
+    // A server that is away will be back, and nobody could be told. A right that was taken away stays
+    // away: what was read with it is enforced as it was last known.
+    let denied = || index.kinds().find(|kind| is_denied(*kind));
+    let kind = unread.or_else(denied)?;
+    match kind.trouble {
         Some(Trouble::Denied(why)) => Some(new_failure(
             "AccessDenied",
-            &format!("{}: {why}", unread.kind),
+            &format!("{}: {why}", kind.kind),
         )),
         Some(Trouble::Failing(why)) => {
-            Some(new_failure("NotSynced", &format!("{}: {why}", unread.kind)))
+            Some(new_failure("NotSynced", &format!("{}: {why}", kind.kind)))
         }
         None => None,
     }
+}
+
+fn is_denied(kind: KindView<'_>) -> bool {
+    matches!(kind.trouble, Some(Trouble::Denied(_)))
 }
 
 /// Why the agent is not ready; nothing if it is.
@@ -81,6 +89,10 @@ pub(super) fn unready(index: &Index, engine: &engine::Report) -> Vec<String> {
             }
             None => format!("{} not read yet", kind.kind),
         });
+    }
+    let known = index.kinds().filter(|kind| *kind.sync != SyncState::Never);
+    for kind in known.filter(|kind| is_denied(*kind)) {
+        reasons.push(format!("{} may no longer be read", kind.kind));
     }
     reasons.extend(engine.error.iter().map(ToString::to_string));
     if engine.generation == 0 {

@@ -15,6 +15,7 @@ use kube::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::writer::within;
 use crate::watch::shortened;
 
 /// The rule of the election, without clock or network.
@@ -132,11 +133,14 @@ pub async fn campaign(
     stop: CancellationToken,
 ) {
     let api: Api<Lease> = Api::namespaced(client, namespace);
+    let limit = election.duration / 3;
     loop {
         let started = Instant::now();
-        let outcome = attempt(&api, name, &mut election, started).await;
-        if let Err(error) = &outcome {
-            tracing::warn!(%error, lease = %format_args!("{namespace}/{name}"), "lease not available");
+        // A connection that is dead without knowing must not keep the holder from stepping down.
+        let attempt = attempt(&api, name, &mut election, started);
+        let outcome = within(limit, attempt).await;
+        if let Err(why) = outcome {
+            tracing::warn!(why, lease = %format_args!("{namespace}/{name}"), "lease not available");
         }
         let holds = election.holds(Instant::now());
         leading.send_if_modified(|leads| std::mem::replace(leads, holds) != holds);
@@ -148,8 +152,8 @@ pub async fn campaign(
     }
     if election.holds(Instant::now()) {
         leading.send_replace(false);
-        if let Err(error) = release(&api, name, &election).await {
-            tracing::warn!(%error, "lease not released; it expires by itself");
+        if let Err(why) = within(limit, release(&api, name, &election)).await {
+            tracing::warn!(why, "lease not released; it expires by itself");
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
+use futures::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::Node,
@@ -11,10 +12,14 @@ use k8s_openapi::{
 use kube::{
     Api, Client,
     api::{ApiResource, DynamicObject, Patch, PatchParams},
+    runtime::{WatchStreamExt as _, watcher::watch_object},
 };
 use policy_compiler::model::{PolicyKind, PolicyRef};
 use serde_json::json;
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
 use super::{
     FIELD_MANAGER,
@@ -70,37 +75,91 @@ pub async fn report_node(
 ) {
     let api: Api<NodeEnforcement> = Api::all(client.clone());
     let nodes: Api<Node> = Api::all(client);
-    let mut written: Option<NodeEnforcementSpec> = None;
-    let mut trouble = String::new();
-    while view.has_changed().is_ok() {
-        let report = view.borrow_and_update().report.clone();
-        let mut pause = Duration::ZERO;
-        if let Some(report) = report
-            && written.as_ref() != Some(&report)
-        {
-            let write = write_report(&api, &nodes, &node, &report, written.is_none());
-            match within_patience(write).await {
-                Ok(outcome) => {
-                    count(&metrics, "report", outcome);
-                    written = Some(report);
-                    trouble.clear();
-                    pause = pace.report;
-                }
-                Err(why) => {
-                    count(&metrics, "report", "failed");
-                    if why != trouble {
-                        tracing::warn!(%why, "report of this node not written");
-                        trouble = why;
+    let (publish, mut stored) = watch::channel(Held::Unknown);
+    let following = follow_report(&api, &node, &metrics, &publish);
+    let writing = async {
+        // A restarted agent finds its own report, mostly up to date.
+        let mut expected: Option<(Held, Held)> = None;
+        let mut trouble = String::new();
+        loop {
+            let report = view.borrow_and_update().report.clone();
+            let known = stored.borrow_and_update().clone();
+            let mut pause = Duration::ZERO;
+            if let Some(report) = report.filter(|_| known != Held::Unknown) {
+                let desired = Held::Report(Box::new(report.clone()));
+                // What was written last is there, or will be told soon.
+                let is_underway = expected
+                    .as_ref()
+                    .is_some_and(|(before, written)| *before == known && *written == desired);
+                if known == desired {
+                    if expected.is_none() {
+                        count(&metrics, "report", "unchanged");
                     }
-                    pause = pace.conditions;
-                    // Nothing may change for long; the next attempt must not wait for it.
-                    view.mark_changed();
+                    expected = Some((known, desired));
+                } else if !is_underway {
+                    let write = write_report(&api, &nodes, &node, &report);
+                    match within_patience(write).await {
+                        Ok(()) => {
+                            count(&metrics, "report", "written");
+                            expected = Some((known, desired));
+                            trouble.clear();
+                            pause = pace.report;
+                        }
+                        Err(why) => {
+                            count(&metrics, "report", "failed");
+                            if why != trouble {
+                                tracing::warn!(%why, "report of this node not written");
+                                trouble = why;
+                            }
+                            pause = pace.conditions;
+                            // Nothing may change for long; the next attempt must not wait for it.
+                            view.mark_changed();
+                        }
+                    }
                 }
             }
+            sleep(pause).await;
+            tokio::select! {
+                changed = view.changed() => if changed.is_err() { return },
+                changed = stored.changed() => if changed.is_err() { return },
+            }
         }
-        tokio::time::sleep(pause).await;
-        if view.changed().await.is_err() {
-            return;
+    };
+    tokio::select! {
+        () = following => {}
+        () = writing => {}
+    }
+}
+
+/// What the API server holds as the report of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Held {
+    /// It has not said so far.
+    Unknown,
+    Nothing,
+    Report(Box<NodeEnforcementSpec>),
+}
+
+/// Publishes what the API server holds as the report of `node`: somebody may remove or alter it, and it
+/// goes with a Node that is replaced by another one of the same name.
+async fn follow_report(
+    api: &Api<NodeEnforcement>,
+    node: &str,
+    metrics: &Metrics,
+    publish: &watch::Sender<Held>,
+) {
+    let mut stream = watch_object(api.clone(), node).default_backoff().boxed();
+    while let Some(event) = stream.next().await {
+        match event {
+            Ok(report) => {
+                publish.send_replace(
+                    report.map_or(Held::Nothing, |report| Held::Report(Box::new(report.spec))),
+                );
+            }
+            Err(error) => {
+                count(metrics, "report", "failed");
+                tracing::warn!(error = chain(&error), "cannot read the report of this node");
+            }
         }
     }
 }
@@ -110,15 +169,7 @@ async fn write_report(
     nodes: &Api<Node>,
     node: &str,
     report: &NodeEnforcementSpec,
-    first: bool,
-) -> kube::Result<&'static str> {
-    if first {
-        // A restarted agent finds its own report, mostly up to date.
-        let present = api.get_opt(node).await?;
-        if present.is_some_and(|present| present.spec == *report) {
-            return Ok("unchanged");
-        }
-    }
+) -> kube::Result<()> {
     let owner = nodes.get_metadata(node).await?;
     let mut object = NodeEnforcement::new(node, report.clone());
     object.metadata.owner_references = owner.metadata.uid.map(|uid| {
@@ -132,7 +183,7 @@ async fn write_report(
     });
     let params = PatchParams::apply(FIELD_MANAGER).force();
     api.patch(node, &params, &Patch::Apply(&object)).await?;
-    Ok("written")
+    Ok(())
 }
 
 /// Writes conditions and Events on behalf of the whole cluster. It lives as long as this agent leads.
@@ -273,10 +324,18 @@ fn kind_of(kind: PolicyKind) -> Kind {
 pub(super) async fn within_patience<T>(
     request: impl Future<Output = kube::Result<T>>,
 ) -> Result<T, String> {
-    match timeout(PATIENCE, request).await {
+    within(PATIENCE, request).await
+}
+
+/// Waits for a request as long as `limit`.
+pub(super) async fn within<T>(
+    limit: Duration,
+    request: impl Future<Output = kube::Result<T>>,
+) -> Result<T, String> {
+    match timeout(limit, request).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(chain(&error)),
-        Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
+        Err(_) => Err(format!("no answer within {} s", limit.as_secs())),
     }
 }
 

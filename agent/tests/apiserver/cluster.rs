@@ -5,7 +5,10 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use kube::{
     Api, Client,
-    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, ValidationDirective},
+    api::{
+        ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams,
+        ValidationDirective,
+    },
 };
 use serde_json::{Value, json};
 
@@ -68,6 +71,13 @@ impl Cluster {
         self.api(object).delete(name, &params).await.unwrap();
     }
 
+    /// Deletes every object of the kind and namespace of `object`.
+    pub(crate) async fn delete_all(&self, object: &Value) {
+        let api = self.api(object);
+        let (how, which) = (DeleteParams::default(), ListParams::default());
+        api.delete_collection(&how, &which).await.unwrap();
+    }
+
     pub(crate) async fn namespace(&self, name: &str, labels: &Value) {
         self.apply(&json!({
             "apiVersion": "v1", "kind": "Namespace",
@@ -118,7 +128,7 @@ impl Cluster {
             .await;
     }
 
-    async fn install_crd(&self, crd: &Value) {
+    pub(crate) async fn install_crd(&self, crd: &Value) {
         self.apply(crd).await;
         let name = crd["metadata"]["name"].as_str().unwrap();
         eventually(name, async || {

@@ -15,6 +15,8 @@ use kube::{Client, Config, config::AuthInfo};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::proxy::{Proxy, Weather};
+
 /// Users who have a token of the same name.
 const ADMIN: &str = "admin";
 
@@ -26,6 +28,7 @@ pub(crate) struct ControlPlane {
     apiserver: Option<Server>,
     etcd_port: u16,
     port: u16,
+    flags: Vec<&'static str>,
 }
 
 struct Server(Child);
@@ -42,6 +45,11 @@ impl ControlPlane {
     ///
     /// CI sets `CI` and must not skip, so there it is an error.
     pub(crate) async fn start() -> Option<Self> {
+        Self::start_with(&[]).await
+    }
+
+    /// As [`ControlPlane::start`], with further flags for the API server.
+    pub(crate) async fn start_with(flags: &[&'static str]) -> Option<Self> {
         let Some(assets) = assets() else {
             assert!(
                 env::var_os("CI").is_none(),
@@ -73,6 +81,7 @@ impl ControlPlane {
             apiserver: None,
             etcd_port,
             port,
+            flags: flags.to_vec(),
         };
         plane.start_apiserver().await;
         Some(plane)
@@ -90,15 +99,15 @@ impl ControlPlane {
 
     /// What a client of the user `token` is made of.
     pub(crate) fn config_of(&self, token: &str) -> Config {
-        let url = format!("https://127.0.0.1:{}", self.port);
-        let mut config = Config::new(url.parse().unwrap());
-        config.accept_invalid_certs = true;
-        config.connect_timeout = Some(Duration::from_secs(5));
-        config.auth_info = AuthInfo {
-            token: Some(token.to_owned().into()),
-            ..AuthInfo::default()
-        };
-        config
+        config_through(self.port, token)
+    }
+
+    /// A client of somebody who may do everything, over a [`Proxy`](crate::proxy::Proxy).
+    pub(crate) async fn proxied(&self, weather: Weather, patience: Duration) -> (Proxy, Client) {
+        let proxy = Proxy::start(self.port, weather).await;
+        let config = config_through(proxy.port, ADMIN);
+        let client = agent::kubernetes::client(config, patience).unwrap();
+        (proxy, client)
     }
 
     /// Ends the API server; etcd keeps what it holds.
@@ -109,24 +118,26 @@ impl ControlPlane {
     /// Starts the API server at its old address and waits until it is ready.
     pub(crate) async fn start_apiserver(&mut self) {
         let path = |name: &str| self.folder.path().join(name).display().to_string();
+        let mut arguments = vec![
+            format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port),
+            "--bind-address=127.0.0.1".to_owned(),
+            format!("--secure-port={}", self.port),
+            format!("--cert-dir={}", path("certificates")),
+            "--service-cluster-ip-range=10.96.0.0/16,fd00:10:96::/112".to_owned(),
+            "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
+            format!("--service-account-key-file={}", path("sa.key")),
+            format!("--service-account-signing-key-file={}", path("sa.key")),
+            "--authorization-mode=RBAC".to_owned(),
+            format!("--token-auth-file={}", path("tokens.csv")),
+            "--disable-admission-plugins=ServiceAccount".to_owned(),
+            // Watches do not compete with each other for seats in a test.
+            "--enable-priority-and-fairness=false".to_owned(),
+        ];
+        arguments.extend(self.flags.iter().map(|flag| (*flag).to_owned()));
         let server = spawn(
             &self.assets.join("kube-apiserver"),
             &self.folder.path().join("apiserver.log"),
-            &[
-                format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port),
-                "--bind-address=127.0.0.1".to_owned(),
-                format!("--secure-port={}", self.port),
-                format!("--cert-dir={}", path("certificates")),
-                "--service-cluster-ip-range=10.96.0.0/16,fd00:10:96::/112".to_owned(),
-                "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
-                format!("--service-account-key-file={}", path("sa.key")),
-                format!("--service-account-signing-key-file={}", path("sa.key")),
-                "--authorization-mode=RBAC".to_owned(),
-                format!("--token-auth-file={}", path("tokens.csv")),
-                "--disable-admission-plugins=ServiceAccount".to_owned(),
-                // Watches do not compete with each other for seats in a test.
-                "--enable-priority-and-fairness=false".to_owned(),
-            ],
+            &arguments,
         );
         self.apiserver = Some(server);
         let client = self.client();
@@ -154,6 +165,14 @@ impl ControlPlane {
     pub(crate) fn erase_history(&self, key: &str) {
         let deleted = self.erase(key);
         let revision = deleted["header"]["revision"].as_str().unwrap();
+        let body = format!(r#"{{"revision":"{revision}","physical":true}}"#);
+        self.etcd("kv/compaction", &body);
+    }
+
+    /// Makes etcd forget everything but the present.
+    pub(crate) fn compact(&self) {
+        let present = self.etcd("kv/range", &json!({"key": base64("/")}).to_string());
+        let revision = present["header"]["revision"].as_str().unwrap();
         let body = format!(r#"{{"revision":"{revision}","physical":true}}"#);
         self.etcd("kv/compaction", &body);
     }
@@ -193,6 +212,18 @@ impl ControlPlane {
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
+}
+
+fn config_through(port: u16, token: &str) -> Config {
+    let url = format!("https://127.0.0.1:{port}");
+    let mut config = Config::new(url.parse().unwrap());
+    config.accept_invalid_certs = true;
+    config.connect_timeout = Some(Duration::from_secs(5));
+    config.auth_info = AuthInfo {
+        token: Some(token.to_owned().into()),
+        ..AuthInfo::default()
+    };
+    config
 }
 
 async fn is_ready(client: &Client) -> bool {

@@ -15,8 +15,10 @@ mod cluster;
 mod control_plane;
 mod manifests;
 mod node;
+mod proxy;
 
 mod enforcement;
+mod faults;
 mod rights;
 mod scale;
 mod status;

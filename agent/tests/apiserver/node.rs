@@ -142,6 +142,18 @@ fn remove_all(folder: &Path) {
 pub(crate) struct Told(Arc<Mutex<Recording>>);
 
 impl Told {
+    /// All tables told so far.
+    pub(crate) fn images(&self) -> Vec<Image> {
+        let recording = self.0.lock().unwrap();
+        let calls = recording.calls.iter();
+        calls
+            .filter_map(|call| match call {
+                Call::Publish { image, .. } => Some((**image).clone()),
+                Call::Attach(..) | Call::Detach(_) => None,
+            })
+            .collect()
+    }
+
     /// The tables told last.
     pub(crate) fn image(&self) -> Option<Image> {
         let recording = self.0.lock().unwrap();

@@ -4,7 +4,7 @@
 use serde_json::json;
 
 use crate::{
-    cluster::{Cluster, eventually},
+    cluster::{Cluster, eventually, network_policy},
     control_plane::ControlPlane,
     node::Node,
     watches::ready,
@@ -96,6 +96,18 @@ async fn ten_thousand_pods_and_a_thousand_policies() {
     .await;
     // Fewer compilations than pods, however slowly they go.
     assert!(told.publications() - before < DELETED);
+    assert_eq!(told.bound(), ["shop/local"]);
+
+    // Policies, too, go as a namespace that is deleted takes them along.
+    let before = told.publications();
+    let isolating = network_policy("shop", "local", &[]);
+    cluster.delete_all(&isolating).await;
+    eventually("no policy left", async || {
+        let text = running.metrics.encode().unwrap();
+        (count(&text, "NetworkPolicy") == Some(0)).then_some(())
+    })
+    .await;
+    assert!(told.publications() - before < POLICIES);
     assert_eq!(told.bound(), ["shop/local"]);
     running.stop().await;
 }

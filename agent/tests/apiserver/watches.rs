@@ -139,12 +139,27 @@ async fn a_restarted_server_finds_the_agent_up_to_date() {
     cluster.node("n1", "192.0.2.1").await;
     cluster.pod("shop", "web", "n1", "10.1.0.1").await;
     cluster.pod("shop", "api", "n1", "10.1.0.2").await;
+    let policies = usize::from(cluster.install_policy_crds("experimental").await);
+    if policies == 1 {
+        cluster.apply(&deny_from("guard", 10, "evil")).await;
+    }
     let node = Node::new("n1");
     node.add_pod("s1", "10.1.0.1/32");
     node.add_pod("s2", "10.1.0.2/32");
     let (running, told) = node.start(&plane.client());
     ready(&running).await;
     let publications = told.publications();
+    let mut view = running.view();
+    view.wait_for(|view| view.policies.len() == policies)
+        .await
+        .unwrap();
+    let fewest = tokio::spawn(async move {
+        let mut fewest = policies;
+        while view.changed().await.is_ok() {
+            fewest = fewest.min(view.borrow_and_update().policies.len());
+        }
+        fewest
+    });
 
     plane.stop_apiserver();
     let errors = || {
@@ -163,7 +178,15 @@ async fn a_restarted_server_finds_the_agent_up_to_date() {
         (told.pods() == ["shop/api"]).then_some(())
     })
     .await;
+    // A server that has only just begun to serve a kind does not make its policies disappear.
+    eventually("recovered", async || {
+        let text = running.metrics.encode().unwrap();
+        let well = |kind: &str| text.contains(&format!("netpol_watch_synced{{kind=\"{kind}\"}} 1"));
+        (well("AdminNetworkPolicy") && well("Pod")).then_some(())
+    })
+    .await;
     running.stop().await;
+    assert_eq!(fewest.await.unwrap(), policies);
 }
 
 #[tokio::test]
