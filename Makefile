@@ -6,7 +6,7 @@ SHELL := /bin/bash
 ENV := . .ci/env.sh
 CRATES := --workspace --exclude policy-ebpf
 
-.PHONY: help setup check test demo bench clean
+.PHONY: help setup check test demo bench browser clean
 
 help: ## What there is to make
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -34,6 +34,9 @@ bench: ## Benchmarks of the compiler beside naive evaluation, and as root of ver
 	@$(ENV); $$CARGO bench -p policy-compiler
 # The times are the kernel's, so that an optimised build of the host's half would gain nothing.
 	@$(ENV); $$CARGO bench --profile dev -p agent --bench verdict
+
+browser: ## The analyzer as one page without a server: target/browser/index.html
+	@.ci/browser
 
 clean: ## Remove what was built
 	@$(ENV); $$CARGO clean

@@ -9,6 +9,10 @@ mod args;
 mod command;
 mod exit;
 mod flow;
+#[cfg(feature = "live")]
+mod live;
+#[cfg(not(feature = "live"))]
+#[path = "live/absent.rs"]
 mod live;
 mod load;
 mod render;
