@@ -39,6 +39,11 @@ pub trait Datapath {
     /// before stay in force, whole.
     fn publish(&mut self, desired: &Desired<'_>) -> anyhow::Result<()>;
 
+    /// Takes programs that an earlier agent left off interfaces that lead to no pod.
+    fn release(&mut self, _uplinks: &BTreeSet<u32>) -> anyhow::Result<()> {
+        Ok(())
+    }
+
     /// Repairs what others broke and forgets what is over; to be called every few seconds. Returns what
     /// had to be repaired or could not be, one line each.
     fn maintain(&mut self) -> anyhow::Result<Vec<String>> {
@@ -147,6 +152,8 @@ pub struct Engine<D> {
     reasons: Reasons,
     interfaces: Interfaces,
     attached: BTreeSet<u32>,
+    /// The interfaces that were there before the engine are known.
+    has_looked: bool,
     report: Report,
 }
 
@@ -182,6 +189,7 @@ impl<D: Datapath> Engine<D> {
             reasons: Reasons::default(),
             interfaces: Interfaces::default(),
             attached: BTreeSet::new(),
+            has_looked: false,
             report: Report::default(),
         }
     }
@@ -207,11 +215,17 @@ impl<D: Datapath> Engine<D> {
                 self.attached.remove(&gone);
             }
         }
-        let age = if self.settings.fresh {
+        if let Err(error) = self.datapath.release(&interfaces.uplinks) {
+            warn!(error = %format!("{error:#}"), "cannot release an uplink");
+        }
+        // Only what was there before the engine may have flows whose beginning nobody saw. Taking a new
+        // pod's first datagrams for replies would let them pass against its policies.
+        let age = if self.settings.fresh || self.has_looked {
             Age::New
         } else {
             Age::Running
         };
+        self.has_looked = true;
         for ifindex in interfaces.pods.keys() {
             self.quarantine(*ifindex, age);
         }

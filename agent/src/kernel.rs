@@ -95,6 +95,14 @@ impl Datapath for Kernel {
         Ok(self.bpf.remove(ifindex)?)
     }
 
+    fn release(&mut self, uplinks: &BTreeSet<u32>) -> Result<()> {
+        let known = self.bpf.endpoints().into_iter();
+        for endpoint in known.filter(|endpoint| uplinks.contains(&endpoint.ifindex)) {
+            self.bpf.remove(endpoint.ifindex)?;
+        }
+        Ok(())
+    }
+
     fn publish(&mut self, desired: &Desired<'_>) -> Result<()> {
         self.bind(desired.pods, desired.audited)?;
         // As long as any table in force defers, its verdicts have to be taken.

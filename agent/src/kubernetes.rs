@@ -18,7 +18,7 @@ mod leader;
 mod report;
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{Arc, mpsc as std_mpsc},
     thread,
@@ -51,6 +51,8 @@ use crate::{
 pub struct Config {
     /// `metadata.name` of this node.
     pub node: String,
+    /// Addresses of this node, as far as they are known before the API server answers.
+    pub addresses: Vec<IpAddr>,
     /// Namespace of the Lease.
     pub namespace: String,
     /// Where the last snapshot is kept; `None` keeps none.

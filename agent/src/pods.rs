@@ -55,8 +55,10 @@ struct Sandbox {
 /// Finds the interfaces of `pods`, all of them pods of this node, in the namespace `host` of the node.
 ///
 /// An interface that leads to a namespace of which nobody knows whose it is counts as that of an unknown
-/// pod. The exception are namespaces that no runtime pins and whose processes are in no pod's control
-/// group: what a node's administrator runs in a namespace is not the agent's to close.
+/// pod, with two exceptions. One are namespaces that no runtime pins and whose processes are in no pod's
+/// control group: what a node's administrator runs in a namespace is not the agent's to close. The other
+/// are the node's own ways out, where the node is itself a container (kind, k3d): its default routes, and
+/// what carries one of `addresses`, the node's own.
 ///
 /// # Errors
 ///
@@ -64,12 +66,13 @@ struct Sandbox {
 pub fn find<'a>(
     places: &Places,
     host: &Netns,
+    addresses: &BTreeSet<IpAddr>,
     pods: impl IntoIterator<Item = &'a Arc<Pod>>,
 ) -> Result<Interfaces, NetError> {
     let pods: Vec<&Arc<Pod>> = pods.into_iter().filter(|pod| pod.is_policed()).collect();
     let links = HostLinks::read(host)?;
     let mut found = Interfaces::default();
-    let mut foreign = BTreeSet::new();
+    let mut foreign = links.uplinks(addresses)?;
     for (inode, sandbox) in sandboxes(places, host).unwrap_or_default() {
         let inside = match links.interfaces_of(&sandbox.netns) {
             Ok(inside) => inside,
@@ -84,7 +87,7 @@ pub fn find<'a>(
         let is_foreign = pod.is_none() && !sandbox.is_pinned && sandbox.uids.is_empty();
         for interface in inside {
             match (&interface.outside, pod) {
-                (Some(outside), None) if is_foreign => {
+                (Some(outside), None) if is_foreign || foreign.contains(&outside.index) => {
                     foreign.insert(outside.index);
                 }
                 (Some(outside), pod) => {

@@ -120,11 +120,22 @@ fn gone_interfaces_are_forgotten() {
         .unwrap();
     let calls = &engine.datapath().calls;
     let position = |call| calls.iter().position(|c| *c == call).unwrap();
-    assert!(position(Call::Detach(7)) < position(Call::Attach(9, Age::Running)));
+    assert!(position(Call::Detach(7)) < position(Call::Attach(9, Age::New)));
     assert_eq!(
         published(&engine),
         BTreeMap::from([(9, PodKey::new("t", "here"))])
     );
+}
+
+#[test]
+fn only_what_was_there_before_the_engine_may_have_old_flows() {
+    let mut engine = engine(Settings::default());
+    engine.set_interfaces(interfaces(&[(7, None)])).unwrap();
+    // Nobody announced this one before it was found, as happens when many pods start at once.
+    let both = interfaces(&[(7, Some("here")), (8, None)]);
+    engine.set_interfaces(both).unwrap();
+    let attached = [Call::Attach(7, Age::Running), Call::Attach(8, Age::New)];
+    assert_eq!(engine.datapath().calls, attached);
 }
 
 #[test]

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is an agent on Kubernetes told on its command line?
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 /// How to follow a cluster; without a folder of manifests.
 #[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
@@ -13,6 +17,15 @@ pub struct KubernetesArgs {
     /// How to reach the API server; by default as the pod's ServiceAccount or as `KUBECONFIG` says.
     #[arg(long, value_name = "FILE", conflicts_with = "dir")]
     pub kubeconfig: Option<PathBuf>,
+    /// Addresses of this node, so that its own way to the API server is not taken for a pod's where the
+    /// node is itself a container; beside those in the Node's status.
+    #[arg(
+        long,
+        value_name = "IP",
+        env = "NETPOL_NODE_ADDRESS",
+        value_delimiter = ','
+    )]
+    pub node_address: Vec<IpAddr>,
     /// Namespace of the Lease that elects the agent which writes status.
     #[arg(
         long,

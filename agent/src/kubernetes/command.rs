@@ -79,6 +79,7 @@ fn config(args: &RunArgs) -> Config {
     }
     Config {
         node: args.node.clone(),
+        addresses: kubernetes.node_address.clone(),
         namespace: kubernetes.namespace.clone(),
         bundle: Some(kubernetes.bundle_dir.clone()),
         names: Some(args.datapath.state_dir.clone()),

@@ -2,6 +2,8 @@
 //! What happens between an event and its being in force?
 
 use std::{
+    collections::BTreeSet,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -198,7 +200,10 @@ impl<D: Datapath> Enforcer<D> {
     fn link(&mut self, event: &LinkEvent) {
         match event {
             LinkEvent::Changed(link) if link.is_pair && link.peer_nsid.is_some() => {
-                if !self.interfaces.pods.contains_key(&link.index) {
+                // What is known to be no pod's stays open through its changes.
+                if !self.interfaces.pods.contains_key(&link.index)
+                    && !self.interfaces.uplinks.contains(&link.index)
+                {
                     let started = Instant::now();
                     self.engine.quarantine(link.index, Age::New);
                     self.metrics.attach.observe(started.elapsed().as_secs_f64());
@@ -210,7 +215,9 @@ impl<D: Datapath> Enforcer<D> {
             LinkEvent::Gone(link) => {
                 // The kernel has taken the programs off with the interface. Its number may come back for
                 // another pod's, which must not be taken for this one.
-                if self.interfaces.pods.remove(&link.index).is_some() {
+                let was_uplink = self.interfaces.uplinks.remove(&link.index);
+                self.interfaces.bridges.remove(&link.index);
+                if self.interfaces.pods.remove(&link.index).is_some() || was_uplink {
                     self.set_interfaces();
                 }
             }
@@ -278,14 +285,15 @@ impl<D: Datapath> Enforcer<D> {
     /// Finds out whose the node's interfaces are, and tells the engine if anything is new.
     fn look_for_interfaces(&mut self) {
         let local: Vec<Arc<Pod>> = self.local_pods();
-        match pods::find(&self.config.places, &self.host, &local) {
+        match pods::find(&self.config.places, &self.host, &self.addresses(), &local) {
             Ok(found) => {
                 let unattached = self.engine.report().pods.values();
                 let retry = unattached
                     .filter(|state| matches!(state, PodState::Unreachable(_)))
                     .count()
                     > found.unreachable.len();
-                if found != self.interfaces || retry {
+                // The first look says what was there before the agent, even if that is nothing.
+                if found != self.interfaces || retry || self.look.is_none() {
                     for (index, pod) in &found.pods {
                         if let Some(pod) = pod
                             && self.interfaces.pods.get(index) != Some(&Some(pod.clone()))
@@ -372,6 +380,18 @@ impl<D: Datapath> Enforcer<D> {
             }
             Err(error) => warn!(error = %format!("{error:#}"), "cannot check the datapath"),
         }
+    }
+
+    /// This node's addresses, as it was told and as the API server has them or had them the last time.
+    fn addresses(&self) -> BTreeSet<IpAddr> {
+        let published = self.engine.published();
+        let last = published.map(|published| &published.snapshot);
+        let nodes = [Some(self.index.snapshot()), last].into_iter().flatten();
+        nodes
+            .filter_map(|snapshot| snapshot.nodes.get(&*self.config.node))
+            .flat_map(|node| node.addresses.iter().copied())
+            .chain(self.config.addresses.iter().copied())
+            .collect()
     }
 
     /// The pods of this node, from the API server or, while it has not answered, from the last time.

@@ -2,6 +2,7 @@
 //! How are the interfaces, addresses and routes of a namespace read and changed?
 
 use std::{
+    collections::BTreeSet,
     fmt,
     future::Future,
     io,
@@ -15,11 +16,11 @@ use rtnetlink::{
     Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
     packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload},
     packet_route::{
-        RouteNetlinkMessage,
+        AddressFamily, RouteNetlinkMessage,
         address::{AddressAttribute, AddressFlags, AddressHeaderFlags},
         link::{InfoData, InfoVeth},
         nsid::{NsidAttribute, NsidMessage},
-        route::RouteScope,
+        route::{RouteAttribute, RouteMessage, RouteScope, RouteType},
     },
 };
 use tokio::runtime::{Builder, Runtime};
@@ -140,6 +141,37 @@ impl Netlink {
             }
         }
         Ok(addresses)
+    }
+
+    /// The interfaces through which a default route leads, of either family and in any routing table.
+    pub fn default_route_devices(&self) -> Result<BTreeSet<u32>, NetError> {
+        let mut devices = BTreeSet::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut request = RouteMessageBuilder::<IpAddr>::new().build();
+            request.header.address_family = family;
+            let routes = self.handle.route().get(request).execute();
+            let routes: Vec<_> = self.wait("cannot list routes", routes.try_collect())?;
+            let is_default = |route: &&RouteMessage| {
+                route.header.destination_prefix_length == 0
+                    && route.header.kind == RouteType::Unicast
+            };
+            for attribute in routes
+                .iter()
+                .filter(is_default)
+                .flat_map(|route| &route.attributes)
+            {
+                match attribute {
+                    RouteAttribute::Oif(device) => {
+                        devices.insert(*device);
+                    }
+                    RouteAttribute::MultiPath(hops) => {
+                        devices.extend(hops.iter().map(|hop| hop.interface_index));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(devices)
     }
 
     /// The id by which this namespace knows `other`, if it has one (RTM_GETNSID).

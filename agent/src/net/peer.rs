@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which of this node's interfaces lead into a pod's network namespace?
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use super::{Link, NetError, Netlink, Netns, netlink::is_link_local};
 
@@ -40,6 +43,28 @@ impl HostLinks {
     /// The interfaces, by index.
     pub fn links(&self) -> &BTreeMap<u32, Link> {
         &self.links
+    }
+
+    /// The interfaces by which the node itself reaches the world: a default route leads through them, or
+    /// they carry one of `addresses`.
+    pub fn uplinks(&self, addresses: &BTreeSet<IpAddr>) -> Result<BTreeSet<u32>, NetError> {
+        let mut uplinks = self.netlink.default_route_devices()?;
+        // Only pairs are ever mistaken for a pod's; a node may have many other interfaces.
+        for index in self
+            .links
+            .values()
+            .filter(|link| link.is_pair)
+            .map(|link| link.index)
+        {
+            let carried = self.netlink.addresses(index)?;
+            if carried
+                .iter()
+                .any(|carried| addresses.contains(&carried.addr()))
+            {
+                uplinks.insert(index);
+            }
+        }
+        Ok(uplinks)
     }
 
     /// The id by which the node knows `other`, if any of its interfaces leads there.

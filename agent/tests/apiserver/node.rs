@@ -78,6 +78,7 @@ impl Node {
     pub(crate) fn config(&self) -> Config {
         Config {
             node: self.name.clone(),
+            addresses: Vec::new(),
             namespace: "netpol-system".to_owned(),
             bundle: Some(self.dir.path().join("state")),
             names: Some(self.dir.path().join("run")),

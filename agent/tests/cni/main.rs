@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The standard network plugins, run for real: whose are the interfaces they make, and are their packets
+//! judged? Needs root and Debian's containernetworking-plugins, or `CNI_PATH`.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "tests"
+)]
+
+mod container;
+mod node;
+mod plugins;
