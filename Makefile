@@ -29,11 +29,9 @@ demo: ## The shop on network namespaces: predicted beside measured
 	@.ci/setup
 	@$(ENV); $$CARGO build --quiet -p agent --bin netpol-agent && if [ $$(id -u) = 0 ]; then target/debug/netpol-agent demo; else sudo target/debug/netpol-agent demo; fi
 
-bench: ## Benchmarks of the compiler beside naive evaluation, and as root of verdicts in the kernel
+bench: ## What compilation, verdicts and packets cost, beside others: run as root
 	@.ci/setup
-	@$(ENV); $$CARGO bench -p policy-compiler
-# The times are the kernel's, so that an optimised build of the host's half would gain nothing.
-	@$(ENV); $$CARGO bench --profile dev -p agent --bench verdict
+	@.ci/bench
 
 browser: ## The analyzer as one page without a server: target/browser/index.html
 	@.ci/browser

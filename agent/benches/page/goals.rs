@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which goals does a run meet?
+//!
+//! Every goal is a ratio or a difference of quantities of one run, so that it means the same on other
+//! machines.
+
+use super::results::Results;
+
+/// What a quantity should be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Limit {
+    /// No more than this.
+    AtMost(f64),
+    /// No less than this.
+    AtLeast(f64),
+}
+
+/// One quantity beside its threshold. A goal may have several.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Comparison {
+    /// `G1` to `G14`.
+    pub(crate) goal: &'static str,
+    /// What is compared.
+    pub(crate) what: &'static str,
+    /// What it is compared with.
+    pub(crate) against: &'static str,
+    /// `None` if the run has no such quantity.
+    pub(crate) measured: Option<f64>,
+    /// What comes behind the number: empty for a ratio.
+    pub(crate) unit: &'static str,
+    pub(crate) limit: Limit,
+}
+
+impl Comparison {
+    /// Whether the goal is met, if it was measured.
+    pub(crate) fn is_met(&self) -> Option<bool> {
+        let measured = self.measured?;
+        Some(match self.limit {
+            Limit::AtMost(limit) => measured <= limit,
+            Limit::AtLeast(limit) => measured >= limit,
+        })
+    }
+}
+
+/// Programs that a packet passes on its way there and back: two for each pod.
+const HOOKS: f64 = 4.0;
+
+/// What is measured of a packet of an open connection, and at which sizes.
+const FORWARD: &str = "to_pod/forward/v4";
+const SMALL: &str = "10-rules/1000-peers/1k-flows";
+const MIDDLE: &str = "1000-rules/10000-peers/1k-flows";
+const LARGE: &str = "10000-rules/100000-peers/1k-flows";
+
+/// Every goal, in order.
+pub(crate) fn goals(results: &Results) -> Vec<Comparison> {
+    use Limit::{AtLeast, AtMost};
+    let verdict = |name: &str, size: &str| results.value("verdict", &format!("{name}/{size}"));
+    let wire = |quantity: &str, configuration: &str| {
+        results.added("wire", &format!("{quantity}/{configuration}"))
+    };
+    let rr = |configuration: &str| wire("tcp_rr", configuration);
+    let crr = |configuration: &str| wire("tcp_crr", configuration);
+    let flood = |configuration: &str| results.value("wire", &format!("flood/{configuration}"));
+    let compile = |shape: &str| results.value("compiler", &format!("node/compile/{shape}"));
+    let naive = |shape: &str| results.value("compiler", &format!("node/naive/{shape}"));
+    let per_hook = |added: f64| added * 1000.0 / HOOKS;
+
+    let goal = |goal, what, against, measured, unit, limit| Comparison {
+        goal,
+        what,
+        against,
+        measured,
+        unit,
+        limit,
+    };
+    vec![
+        goal(
+            "G1",
+            "verdict on a packet of an open connection, 1,000 flows",
+            "a hit in a connection table",
+            ratio(
+                verdict(FORWARD, MIDDLE),
+                verdict("reference/tracked/v4", MIDDLE),
+            ),
+            "",
+            AtMost(0.5),
+        ),
+        goal(
+            "G2",
+            "the same",
+            "identities and prefixes in LPM tries",
+            ratio(
+                verdict(FORWARD, MIDDLE),
+                verdict("reference/prefixes/v4", MIDDLE),
+            ),
+            "",
+            AtMost(0.15),
+        ),
+        goal(
+            "G3",
+            "the same among 100,000 peers and 10,000 rules",
+            "among 1,000 peers and 10 rules",
+            ratio(verdict(FORWARD, LARGE), verdict(FORWARD, SMALL)),
+            "",
+            AtMost(1.5),
+        ),
+        goal(
+            "G4",
+            "request and response, added",
+            "AWS network policy agent",
+            None,
+            "",
+            AtMost(0.5),
+        ),
+        goal(
+            "G4",
+            "request and response, added",
+            "kube-router's layout in iptables, 10 policies",
+            ratio(rr("ours-tcx"), rr("kube-router-iptables-10")),
+            "",
+            AtMost(0.35),
+        ),
+        goal(
+            "G4",
+            "request and response, added",
+            "kube-router's layout in nftables, 10 policies",
+            ratio(rr("ours-tcx"), rr("kube-router-nftables-10")),
+            "",
+            AtMost(0.3),
+        ),
+        goal(
+            "G5",
+            "connection, request and response, added",
+            "AWS network policy agent",
+            None,
+            "",
+            AtMost(0.2),
+        ),
+        goal(
+            "G5",
+            "connection, request and response, added",
+            "kube-router's layout in iptables, 10 policies",
+            ratio(crr("ours-tcx"), crr("kube-router-iptables-10")),
+            "",
+            AtMost(0.25),
+        ),
+        goal(
+            "G5",
+            "connection, request and response, added",
+            "kube-router's layout in iptables, 100 policies",
+            ratio(crr("ours-tcx"), crr("kube-router-iptables-100")),
+            "",
+            AtMost(0.1),
+        ),
+        goal(
+            "G5",
+            "connection, request and response, added",
+            "a queue to user space that accepts",
+            ratio(crr("ours-tcx"), crr("nfqueue")),
+            "",
+            AtMost(0.2),
+        ),
+        goal(
+            "G6",
+            "request and response, added per hook",
+            "empty programs",
+            difference(rr("ours-tcx"), rr("empty-tcx")).map(per_hook),
+            "ns",
+            AtMost(80.0),
+        ),
+        goal(
+            "G7",
+            "request and response between pods that no policy selects, added",
+            "no policy",
+            rr("ours-unselected"),
+            "µs",
+            // Nothing at all, as far as can be told.
+            AtMost(0.1),
+        ),
+        goal(
+            "G8",
+            "a denied flood, the sender's cost",
+            "one nftables set written by hand",
+            ratio(flood("ours-tcx"), flood("nftables-ideal-set")),
+            "",
+            AtMost(0.75),
+        ),
+        goal(
+            "G9",
+            "cold compilation for one node, 100,000 pods and 10,000 policies",
+            "",
+            compile("100000x10000 Realistic"),
+            "ms",
+            AtMost(300.0),
+        ),
+        goal(
+            "G9",
+            "naive evaluation, 10,000 pods and 10,000 policies",
+            "compilation for one node",
+            ratio(
+                naive("10000x10000 Realistic"),
+                compile("10000x10000 Realistic"),
+            ),
+            "",
+            AtLeast(100.0),
+        ),
+        goal(
+            "G10",
+            "a changed policy until tables are published, 99th percentile",
+            "",
+            None,
+            "ms",
+            AtMost(10.0),
+        ),
+        goal(
+            "G11",
+            "a known pod until it is enforced, 99th percentile",
+            "",
+            None,
+            "ms",
+            AtMost(50.0),
+        ),
+        goal(
+            "G12",
+            "a written policy until it is enforced, 99th percentile",
+            "",
+            None,
+            "ms",
+            AtMost(250.0),
+        ),
+        goal(
+            "G13",
+            "memory of the agent, 100,000 pods and 10,000 policies",
+            "",
+            None,
+            "MB",
+            AtMost(150.0),
+        ),
+        goal(
+            "G14",
+            "request and response where connections are tracked, added",
+            "connection tracking alone",
+            difference(rr("ours-conntrack"), rr("conntrack")),
+            "µs",
+            AtMost(0.6),
+        ),
+        goal(
+            "G14",
+            "connection, request and response where connections are tracked, added",
+            "connection tracking alone",
+            difference(crr("ours-conntrack"), crr("conntrack")),
+            "µs",
+            AtMost(3.5),
+        ),
+    ]
+}
+
+/// Of quantities that are more than noise.
+fn ratio(of: Option<f64>, to: Option<f64>) -> Option<f64> {
+    let (of, to) = (of?, to?);
+    (to > 0.0).then(|| of / to)
+}
+
+fn difference(of: Option<f64>, from: Option<f64>) -> Option<f64> {
+    Some(of? - from?)
+}
