@@ -5,15 +5,19 @@
 //! knowing nothing of the caller; without them it would follow the product of their paths. The packet
 //! itself waits in the scratch map.
 
+use aya_ebpf::bindings::__sk_buff;
 use policy_ebpf_common::{
     abi::Cell,
-    decide::{Court, Inquiry, Judgement, Outcome},
+    decide::{Court, Inquiry, Judgement, Outcome, Ruling},
     flow::{Direction, Source},
     lookup::Bank,
-    parse::{Frame, Packet},
+    parse::{Frame, Kind, Packet, parse, parse_quoted},
 };
 
-use crate::maps::{CONFIG, ENDPOINTS, Kernel, scratch};
+use crate::{
+    maps::{CONFIG, ENDPOINTS, Kernel, scratch},
+    packet::Skb,
+};
 
 /// What is to be judged, beside the packet in the scratch map.
 pub(crate) struct Case {
@@ -24,11 +28,82 @@ pub(crate) struct Case {
     /// Where the packet is.
     pub(crate) stage: Stage,
     /// What the frame is.
-    pub(crate) frame: Frame,
-    /// The scratch map holds the packet that this one quotes.
-    pub(crate) quoted: bool,
+    pub(crate) content: Content,
     /// How the sender of a packet to the pod is known.
     pub(crate) source: Source,
+}
+
+/// What a frame turned out to be.
+#[derive(Clone, Copy)]
+pub(crate) struct Content {
+    /// Whether there is a packet in it, which then is in the scratch map.
+    pub(crate) frame: Frame,
+    /// The scratch map also holds the packet that this one quotes.
+    pub(crate) quoted: bool,
+}
+
+impl Content {
+    /// A packet that quotes none.
+    const PACKET: Self = Self {
+        frame: Frame::Ip,
+        quoted: false,
+    };
+
+    /// Parses a frame of any shape into the scratch map.
+    #[inline(always)]
+    pub(crate) fn of(skb: &Skb) -> Self {
+        Self::unpack(inspect(skb.raw).into())
+    }
+
+    const IP: u64 = 0;
+    const ARP: u64 = 1 << 22;
+    const OTHER: u64 = 2 << 22;
+    const MALFORMED: u64 = 3 << 22;
+    const FRAME: u64 = 3 << 22;
+    const QUOTED: u64 = 1 << 24;
+
+    // In bits that `Case::pack` leaves free.
+    #[inline(always)]
+    fn pack(self) -> u64 {
+        let frame = match self.frame {
+            Frame::Ip => Self::IP,
+            Frame::Arp => Self::ARP,
+            Frame::Other => Self::OTHER,
+            Frame::Malformed => Self::MALFORMED,
+        };
+        frame | if self.quoted { Self::QUOTED } else { 0 }
+    }
+
+    #[inline(always)]
+    fn unpack(packed: u64) -> Self {
+        Self {
+            frame: match packed & Self::FRAME {
+                Self::IP => Frame::Ip,
+                Self::ARP => Frame::Arp,
+                Self::OTHER => Frame::Other,
+                _ => Frame::Malformed,
+            },
+            quoted: packed & Self::QUOTED != 0,
+        }
+    }
+}
+
+/// Parses a frame into the scratch map.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn inspect(skb: *mut __sk_buff) -> u32 {
+    let skb = Skb { raw: skb };
+    let mut content = Content {
+        frame: Frame::Malformed,
+        quoted: false,
+    };
+    if let Some((packet, quoted)) = scratch() {
+        content.frame = parse(&skb, skb.ether_type(), packet);
+        content.quoted = matches!(content.frame, Frame::Ip)
+            && matches!(packet.kind, Kind::Error | Kind::TooBig)
+            && parse_quoted(&skb, packet, quoted);
+    }
+    content.pack() as u32
 }
 
 /// Where a packet is judged.
@@ -39,28 +114,55 @@ pub(crate) enum Stage {
     Deferred,
 }
 
+impl Stage {
+    /// Which way the packet goes, seen from the pod that judges it.
+    #[inline(always)]
+    const fn direction(self) -> Direction {
+        match self {
+            Self::ToPod => Direction::Ingress,
+            Self::FromPod | Self::Deferred => Direction::Egress,
+        }
+    }
+}
+
 impl Case {
+    /// A packet that is what it says.
+    #[inline(always)]
+    pub(crate) fn plain(court: &Court<'_, Kernel>, direction: Direction, source: Source) -> Self {
+        Self {
+            slot: court.slot,
+            bank: court.bank.number,
+            stage: match direction {
+                Direction::Ingress => Stage::ToPod,
+                Direction::Egress => Stage::FromPod,
+            },
+            content: Content::PACKET,
+            source,
+        }
+    }
+
+    /// Rules on the packet in the scratch map.
+    #[inline(always)]
+    pub(crate) fn rule(&self) -> Ruling {
+        Ruling::unpack(rule(self.pack()))
+    }
+
+    /// Settles what a ruling on the packet in the scratch map left open.
+    #[inline(always)]
+    pub(crate) fn settle(&self, cell: Cell) -> Judgement {
+        Judgement::unpack(settle(self.pack(), cell.0.into()))
+    }
+
     const FROM_POD: u64 = 0;
     const TO_POD: u64 = 1 << 20;
     const DEFERRED: u64 = 2 << 20;
     const STAGE: u64 = 3 << 20;
-    const IP: u64 = 0;
-    const ARP: u64 = 1 << 22;
-    const OTHER: u64 = 2 << 22;
-    const MALFORMED: u64 = 3 << 22;
-    const FRAME: u64 = 3 << 22;
-    const QUOTED: u64 = 1 << 24;
     const BANK: u64 = 1 << 25;
     const ADDRESS: u64 = 0;
     const HOST: u64 = 1 << 26;
     const OWN: u64 = 2 << 26;
     const SLOT: u64 = 3 << 26;
     const SOURCE: u64 = 3 << 26;
-
-    #[inline(always)]
-    pub(crate) fn judge(&self) -> Judgement {
-        Judgement::unpack(judge(self.pack()))
-    }
 
     #[inline(always)]
     fn pack(&self) -> u64 {
@@ -70,21 +172,13 @@ impl Case {
             Stage::ToPod => Self::TO_POD,
             Stage::Deferred => Self::DEFERRED,
         };
-        packed |= match self.frame {
-            Frame::Ip => Self::IP,
-            Frame::Arp => Self::ARP,
-            Frame::Other => Self::OTHER,
-            Frame::Malformed => Self::MALFORMED,
-        };
+        packed |= self.content.pack();
         packed |= match self.source {
             Source::Address => Self::ADDRESS,
             Source::Host => Self::HOST,
             Source::Own => Self::OWN,
             Source::Slot(slot) => Self::SLOT | u64::from(slot) << 32,
         };
-        if self.quoted {
-            packed |= Self::QUOTED;
-        }
         if self.bank != 0 {
             packed |= Self::BANK;
         }
@@ -101,13 +195,7 @@ impl Case {
                 Self::TO_POD => Stage::ToPod,
                 _ => Stage::Deferred,
             },
-            frame: match packed & Self::FRAME {
-                Self::IP => Frame::Ip,
-                Self::ARP => Frame::Arp,
-                Self::OTHER => Frame::Other,
-                _ => Frame::Malformed,
-            },
-            quoted: packed & Self::QUOTED != 0,
+            content: Content::unpack(packed),
             source: match packed & Self::SOURCE {
                 Self::ADDRESS => Source::Address,
                 Self::HOST => Source::Host,
@@ -118,25 +206,45 @@ impl Case {
     }
 }
 
-/// Judges the packet in the scratch map.
+/// Rules on the packet in the scratch map.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn judge(case: u64) -> u64 {
+extern "C" fn rule(case: u64) -> u64 {
     let case = Case::unpack(case);
     let Some((court, packet, quoted)) = convene(case.slot, case.bank) else {
         return Judgement::of(Outcome::Malformed).pack();
     };
-    let quoted = case.quoted.then_some(quoted);
-    let direction = match case.stage {
-        Stage::ToPod => Direction::Ingress,
-        Stage::FromPod => Direction::Egress,
-        Stage::Deferred => {
-            let own = matches!(case.source, Source::Own);
-            return court.deferred(case.frame, own, packet).pack();
-        }
+    let quoted = case.content.quoted.then_some(quoted);
+    if matches!(case.stage, Stage::Deferred) {
+        let own = matches!(case.source, Source::Own);
+        return court.deferred(case.content.frame, own, packet).pack();
+    }
+    court
+        .rule(
+            case.stage.direction(),
+            case.content.frame,
+            case.source,
+            packet,
+            quoted,
+        )
+        .pack()
+}
+
+/// Settles what a ruling on the packet in the scratch map left open.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn settle(case: u64, cell: u64) -> u64 {
+    let case = Case::unpack(case);
+    let Some((court, packet, _)) = convene(case.slot, case.bank) else {
+        return Judgement::of(Outcome::Malformed).pack();
     };
     court
-        .judge(direction, case.frame, case.source, packet, quoted)
+        .settle(
+            case.stage.direction(),
+            case.source,
+            packet,
+            Cell(cell as u32),
+        )
         .pack()
 }
 

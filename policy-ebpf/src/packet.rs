@@ -8,11 +8,14 @@ use aya_ebpf::{
     helpers::bpf_skb_load_bytes_relative,
     programs::TcContext,
 };
-use policy_ebpf_common::{abi::SourceTag, parse::Bytes};
+use policy_ebpf_common::{
+    abi::SourceTag,
+    parse::{Bytes, Head},
+};
 
 /// A socket buffer at a TC hook.
 pub(crate) struct Skb {
-    raw: *mut __sk_buff,
+    pub(crate) raw: *mut __sk_buff,
 }
 
 impl Skb {
@@ -43,6 +46,18 @@ impl Skb {
         // SAFETY: as in `ifindex`. The kernel stores 16 bits in network order.
         let protocol = unsafe { (*self.raw).protocol };
         u16::from_be(protocol as u16)
+    }
+
+    /// What of the frame lies in one piece, from the Ethernet header on, which every pair of
+    /// interfaces has (veth, and netkit in both modes).
+    #[inline(always)]
+    pub(crate) fn head(&self) -> Linear {
+        // SAFETY: as in `ifindex`. To the verifier the words are pointers.
+        let (start, end) = unsafe { ((*self.raw).data, (*self.raw).data_end) };
+        Linear {
+            start: start as usize,
+            end: end as usize,
+        }
     }
 
     /// Length of the frame.
@@ -84,5 +99,39 @@ impl Bytes for Skb {
         };
         // SAFETY: the helper has written all bytes, else it had failed.
         (failed == 0).then(|| unsafe { bytes.assume_init() })
+    }
+}
+
+/// The linear part of a socket buffer.
+pub(crate) struct Linear {
+    start: usize,
+    end: usize,
+}
+
+// SAFETY of the loads: the caller has asked `holds`, without which the verifier refuses the program.
+// BPF loads words from any address, so that those of a header behind 14 bytes may be read as they
+// are.
+impl Head for Linear {
+    #[inline(always)]
+    fn holds(&self, length: u32) -> bool {
+        self.start + length as usize <= self.end
+    }
+
+    #[inline(always)]
+    fn byte(&self, offset: u32) -> u8 {
+        // SAFETY: see above.
+        unsafe { *((self.start + offset as usize) as *const u8) }
+    }
+
+    #[inline(always)]
+    fn half(&self, offset: u32) -> u16 {
+        // SAFETY: see above.
+        unsafe { *((self.start + offset as usize) as *const u16) }
+    }
+
+    #[inline(always)]
+    fn word(&self, offset: u32) -> u32 {
+        // SAFETY: see above.
+        unsafe { *((self.start + offset as usize) as *const u32) }
     }
 }

@@ -11,14 +11,14 @@ use aya_ebpf::{
 };
 use policy_ebpf_common::{
     abi::{Config, ENDPOINT_SLOTS, Endpoint, SourceTag},
-    decide::{Judgement, Outcome, State as _},
+    decide::{Court, Judgement, Outcome, Ruling, State as _},
     flow::{Direction, Source},
     lookup::Bank,
-    parse::{Frame, Kind, Packet, parse, parse_quoted},
+    parse::{Frame, Kind, parse_plain},
 };
 
 use crate::{
-    case::{Case, Stage},
+    case::{Case, Content, Stage},
     emit::{Account, account},
     maps::{CONFIG, Kernel, scratch},
     packet::Skb,
@@ -32,41 +32,33 @@ const NO_TAG: SourceTag = SourceTag(0);
 /// Ingress of a pod's host interface: what the pod sends.
 #[classifier]
 pub(crate) fn from_pod(context: TcContext) -> i32 {
+    const EGRESS: Direction = Direction::Egress;
     let skb = Skb::new(&context);
-    let (Some((config, bank)), Some((packet, quoted))) = (published(), scratch()) else {
+    let Some((config, bank)) = published() else {
         return DROP;
     };
-    let frame = parse(&skb, skb.ether_type(), packet);
     let Some((slot, endpoint)) = Kernel::endpoint_of(skb.ifindex()) else {
         skb.set_tag(NO_TAG);
-        return unknown(&skb, config, &bank, Direction::Egress, frame, packet);
+        return unknown(&skb, config, &bank, EGRESS);
     };
-    let judgement = Case {
-        slot,
-        bank: bank.number,
-        stage: Stage::FromPod,
-        frame,
-        quoted: quotes(&skb, frame, packet, quoted),
-        source: Source::Address,
-    }
-    .judge();
+    let court = court(config, bank, slot, endpoint);
+    let judgement = judge(&skb, &court, EGRESS, Source::Address);
     let deferred = matches!(judgement.outcome, Outcome::Deferred);
     skb.set_tag(SourceTag::new(slot, deferred));
-    let to = account_of(&skb, config, slot, endpoint, Direction::Egress, &bank);
-    conclude(&to, packet, judgement)
+    conclude(&account_of(&skb, &court, EGRESS), judgement)
 }
 
 /// Egress of a pod's host interface: what the pod receives.
 #[classifier]
 pub(crate) fn to_pod(context: TcContext) -> i32 {
+    const INGRESS: Direction = Direction::Ingress;
     let skb = Skb::new(&context);
-    let (Some((config, bank)), Some((packet, quoted))) = (published(), scratch()) else {
+    let Some((config, bank)) = published() else {
         return DROP;
     };
     let tag = skb.tag();
-    let frame = parse(&skb, skb.ether_type(), packet);
     let Some((slot, endpoint)) = Kernel::endpoint_of(skb.ifindex()) else {
-        return unknown(&skb, config, &bank, Direction::Ingress, frame, packet);
+        return unknown(&skb, config, &bank, INGRESS);
     };
     let source = match tag.slot() {
         Some(sender) if sender == slot => Source::Own,
@@ -74,26 +66,14 @@ pub(crate) fn to_pod(context: TcContext) -> i32 {
         None if skb.ingress_ifindex() == 0 => Source::Host,
         None => Source::Address,
     };
-    if tag.is_deferred() {
-        let own = matches!(source, Source::Own);
-        let verdict = deferred(&skb, config, &bank, tag, own, frame, packet);
-        if verdict == DROP {
-            return DROP;
-        }
+    if tag.is_deferred() && deferred(&skb, config, &bank, tag, Some(slot)) == DROP {
+        return DROP;
     }
     // The mark has served; a tunnel would copy it to the outer packet.
     skb.set_tag(NO_TAG);
-    let judgement = Case {
-        slot,
-        bank: bank.number,
-        stage: Stage::ToPod,
-        frame,
-        quoted: quotes(&skb, frame, packet, quoted),
-        source,
-    }
-    .judge();
-    let to = account_of(&skb, config, slot, endpoint, Direction::Ingress, &bank);
-    conclude(&to, packet, judgement)
+    let court = court(config, bank, slot, endpoint);
+    let judgement = judge(&skb, &court, INGRESS, source);
+    conclude(&account_of(&skb, &court, INGRESS), judgement)
 }
 
 /// Egress of every other device that packets leave the node by: judges deferred packets and removes
@@ -134,56 +114,81 @@ fn behind_translation(skb: &Skb, tag: SourceTag) -> i32 {
     if !tag.is_deferred() {
         return PASS;
     }
-    let (Some((config, bank)), Some((packet, _))) = (published(), scratch()) else {
+    let Some((config, bank)) = published() else {
         return DROP;
     };
-    let frame = parse(skb, skb.ether_type(), packet);
-    deferred(skb, config, &bank, tag, false, frame, packet)
+    deferred(skb, config, &bank, tag, None)
 }
 
-/// Takes the egress verdict that `from_pod` left open.
+/// Judges a packet of an endpoint, and leaves it in the scratch map.
 #[inline(always)]
-fn deferred(
-    skb: &Skb,
-    config: &Config,
-    bank: &Bank,
-    tag: SourceTag,
-    own: bool,
-    frame: Frame,
-    packet: &Packet,
-) -> i32 {
-    let slot = tag.slot().unwrap_or_default();
-    let Some(endpoint) = Kernel.endpoint(slot) else {
-        return DROP;
+fn judge(skb: &Skb, court: &Court<'_, Kernel>, direction: Direction, source: Source) -> Judgement {
+    let Some((packet, _)) = scratch() else {
+        return Judgement::of(Outcome::Malformed);
     };
-    let judgement = Case {
+    let case = Case::plain(court, direction, source);
+    if parse_plain(&skb.head(), skb.ether_type(), packet)
+        && let Some(ruling) = court.rule_plain(direction, source, packet)
+    {
+        return match ruling {
+            Ruling::Final(judgement) => judgement,
+            Ruling::Open(cell) => case.settle(cell),
+        };
+    }
+    let case = Case {
+        content: Content::of(skb),
+        ..case
+    };
+    match case.rule() {
+        Ruling::Final(judgement) => judgement,
+        Ruling::Open(cell) => case.settle(cell),
+    }
+}
+
+/// Takes the egress verdict that `from_pod` left open. `receiver` is the slot of the pod that the
+/// packet goes to, if it is known.
+#[inline(always)]
+fn deferred(skb: &Skb, config: &Config, bank: &Bank, tag: SourceTag, receiver: Option<u32>) -> i32 {
+    let slot = tag.slot().unwrap_or_default();
+    if Kernel.endpoint(slot).is_none() {
+        return DROP;
+    }
+    let ruling = Case {
         slot,
         bank: bank.number,
         stage: Stage::Deferred,
-        frame,
-        quoted: false,
-        source: if own { Source::Own } else { Source::Address },
+        content: Content::of(skb),
+        source: if receiver == Some(slot) {
+            Source::Own
+        } else {
+            Source::Address
+        },
     }
-    .judge();
-    if !judgement.outcome.is_drop() {
+    .rule();
+    let judgement = match ruling {
         // Counted when it was deferred.
-        return PASS;
-    }
-    let to = account_of(skb, config, slot, endpoint, Direction::Egress, bank);
-    conclude(&to, packet, judgement)
+        Ruling::Final(judgement) if !judgement.outcome.is_drop() => return PASS,
+        Ruling::Final(judgement) => judgement,
+        // A deferred packet's flow was settled when it was deferred.
+        Ruling::Open(_) => return DROP,
+    };
+    let to = Account {
+        skb,
+        config,
+        slot,
+        direction: Direction::Egress,
+        bank: bank.number,
+    };
+    conclude(&to, judgement)
 }
 
 /// An interface that user space has not told anything about: as if in quarantine.
 #[inline(always)]
-fn unknown(
-    skb: &Skb,
-    config: &Config,
-    bank: &Bank,
-    direction: Direction,
-    frame: Frame,
-    packet: &Packet,
-) -> i32 {
-    let outcome = match frame {
+fn unknown(skb: &Skb, config: &Config, bank: &Bank, direction: Direction) -> i32 {
+    let Some((packet, _)) = scratch() else {
+        return DROP;
+    };
+    let outcome = match Content::of(skb).frame {
         Frame::Arp => Outcome::Infrastructure,
         Frame::Ip if matches!(packet.kind, Kind::Neighbour) => Outcome::Infrastructure,
         Frame::Ip | Frame::Malformed | Frame::Other => Outcome::UnknownInterface,
@@ -192,44 +197,47 @@ fn unknown(
         skb,
         config,
         slot: ENDPOINT_SLOTS,
-        endpoint: 0,
         direction,
         bank: bank.number,
     };
-    conclude(&to, packet, Judgement::of(outcome))
+    conclude(&to, Judgement::of(outcome))
 }
 
 #[inline(always)]
-fn conclude(to: &Account<'_>, packet: &Packet, judgement: Judgement) -> i32 {
-    account(to, packet, judgement);
+fn conclude(to: &Account<'_>, judgement: Judgement) -> i32 {
+    account(to, judgement);
     if judgement.passes() { PASS } else { DROP }
 }
 
 #[inline(always)]
 const fn account_of<'a>(
     skb: &'a Skb,
-    config: &'a Config,
-    slot: u32,
-    endpoint: &Endpoint,
+    court: &Court<'a, Kernel>,
     direction: Direction,
-    bank: &Bank,
 ) -> Account<'a> {
     Account {
         skb,
-        config,
-        slot,
-        endpoint: endpoint.id,
+        config: court.config,
+        slot: court.slot,
         direction,
-        bank: bank.number,
+        bank: court.bank.number,
     }
 }
 
-/// Whether the packet is an ICMP error whose subject could be read into `quoted`.
 #[inline(always)]
-fn quotes(skb: &Skb, frame: Frame, packet: &Packet, quoted: &mut Packet) -> bool {
-    matches!(frame, Frame::Ip)
-        && matches!(packet.kind, Kind::Error | Kind::TooBig)
-        && parse_quoted(skb, packet, quoted)
+const fn court<'a>(
+    config: &'a Config,
+    bank: Bank,
+    slot: u32,
+    endpoint: &'a Endpoint,
+) -> Court<'a, Kernel> {
+    Court {
+        world: &Kernel,
+        config,
+        bank,
+        endpoint,
+        slot,
+    }
 }
 
 /// The configuration and the bank it names. Read once per packet: user space may switch banks at any

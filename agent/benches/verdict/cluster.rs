@@ -93,6 +93,8 @@ pub(crate) fn capacity() -> Capacity {
     Capacity {
         rows: 262_144,
         hosts6: 131_072,
+        // A cell names its rule, so no two rules share a port set.
+        port_sets: 32_768,
         reasons: 65_536,
         ..Capacity::default()
     }

@@ -25,16 +25,29 @@ const DENY: &str = "
 {apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: deny, namespace: x}, spec: {podSelector: {}, policyTypes: [Ingress, Egress]}}
 ";
 
+/// Instructions of the programs and those the verifier looked at, with a tenth of room: whoever needs
+/// more says why in the design notes.
+const EFFORT: [(Hook, u32, u32); 4] = [
+    (Hook::FromPod, 5_700, 120_000),
+    (Hook::ToPod, 6_000, 195_000),
+    (Hook::ToAny, 3_500, 50_000),
+    (Hook::ToBridge, 3_500, 50_000),
+];
+
 #[test]
 fn verifier_effort_stays_small() {
     with_node(|node| {
-        for hook in Hook::ALL {
+        for (hook, most, most_verified) in EFFORT {
             let info = node.datapath.program(hook).unwrap().info().unwrap();
             let verified = info.verified_instruction_count().unwrap();
             let size = info.size_translated().unwrap() / 8;
             println!("{}: {size} instructions, {verified} verified", hook.name());
-            assert!(size < 5000, "{}: {size} instructions", hook.name());
-            assert!(verified < 250_000, "{}: {verified} verified", hook.name());
+            assert!(size < most, "{}: {size} instructions", hook.name());
+            assert!(
+                verified < most_verified,
+                "{}: {verified} verified",
+                hook.name()
+            );
         }
     });
 }

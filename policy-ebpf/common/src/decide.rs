@@ -12,6 +12,7 @@
 
 mod inquiry;
 mod outcome;
+mod ruling;
 
 use crate::{
     abi::{
@@ -28,6 +29,7 @@ use crate::{
 pub use self::{
     inquiry::Inquiry,
     outcome::{Judgement, OUTCOMES, Outcome},
+    ruling::Ruling,
 };
 
 /// What the datapath knows beside the tables. A flow is named by an endpoint's id and a packet of
@@ -84,14 +86,10 @@ impl<W: Tables + State> Court<'_, W> {
         packet: &Packet,
         quoted: Option<&Packet>,
     ) -> Judgement {
-        let judgement = if let Some(judgement) = self.frame(direction, frame, packet) {
-            judgement
-        } else if matches!(direction, Direction::Egress) && self.is_spoofed(packet) {
-            Judgement::of(Outcome::Spoofed)
-        } else {
-            self.packet(direction, source, packet, quoted)
-        };
-        self.audited(judgement)
+        match self.rule(direction, frame, source, packet, quoted) {
+            Ruling::Final(judgement) => judgement,
+            Ruling::Open(cell) => self.settle(direction, source, packet, cell),
+        }
     }
 
     /// Judges egress of a deferred packet once its real destination is known. `own` says that it
@@ -107,14 +105,7 @@ impl<W: Tables + State> Court<'_, W> {
             let judgement = self.later_fragment(STAGE, Direction::Egress, source, packet);
             return self.audited(judgement);
         }
-        let egress = Direction::Egress;
-        let inquiry = Inquiry {
-            table: egress,
-            source,
-            direction: egress,
-            port: Port::Known(packet.destination_port),
-            quoted: false,
-        };
+        let inquiry = Inquiry::of_new_flow(Direction::Egress, source, packet);
         let cell = self.world.consult(self, packet, &inquiry);
         // Still a Service whose backends differ: somebody else translates it, out of sight.
         let admitted = cell.action() == Cell::ALLOW || cell.audit();
@@ -151,68 +142,38 @@ impl<W: Tables + State> Court<'_, W> {
         Some(Judgement::of(outcome))
     }
 
+    /// Settles what [`Self::rule`] left open about a packet of whose direction the table says
+    /// `cell`: what that makes of it as a new flow, unless it is an answer.
     #[inline(always)]
-    fn packet(
+    pub fn settle(
         &self,
         direction: Direction,
         source: Source,
         packet: &Packet,
-        quoted: Option<&Packet>,
+        cell: Cell,
     ) -> Judgement {
-        let enforced = self.row(direction) != 0;
-        if enforced {
-            if matches!(packet.fragment, Fragment::Later) {
-                return self.later_fragment(direction as u8, direction, source, packet);
+        let answer = if cell.action() == Cell::DENY {
+            self.answer(direction, packet)
+        } else {
+            None
+        };
+        let judgement = if let Some(judgement) = answer {
+            judgement
+        } else {
+            if admits(cell) && self.remembers(direction, source, packet) {
+                self.remember(direction, source, packet, cell);
             }
-            if matches!(packet.kind, Kind::Redirect) {
-                return Judgement::of(Outcome::Redirect);
-            }
-            if let Some(quoted) = quoted
-                && self.is_related(direction, packet, quoted)
-            {
-                return Judgement::of(Outcome::Related);
-            }
-        }
-        let judgement = self.flow(direction, source, packet);
-        if enforced && matches!(packet.fragment, Fragment::First) {
+            self.audited(judged(cell))
+        };
+        if matches!(packet.fragment, Fragment::First) && self.row(direction) != 0 {
             let verdict = match judgement.outcome {
                 Outcome::Deferred => FRAGMENT_DEFERRED,
-                _ if self.audited(judgement).passes() => FRAGMENT_ALLOWED,
+                _ if judgement.passes() => FRAGMENT_ALLOWED,
                 _ => FRAGMENT_DENIED,
             };
             self.remember_fragment(direction as u8, verdict, packet);
         }
         judgement
-    }
-
-    /// Judges a packet as a new flow, then as an answer.
-    #[inline(always)]
-    fn flow(&self, direction: Direction, source: Source, packet: &Packet) -> Judgement {
-        let inquiry = Inquiry {
-            table: direction,
-            source,
-            direction,
-            port: Port::Known(packet.destination_port),
-            quoted: false,
-        };
-        let cell = self.world.consult(self, packet, &inquiry);
-        if cell.action() == Cell::DENY
-            && let Some(judgement) = self.answer(direction, packet)
-        {
-            return judgement;
-        }
-        if admits(cell) && self.remembers(direction, source, packet) {
-            self.remember(direction, source, packet, cell);
-        }
-        if cell == UNENFORCED {
-            return Judgement::of(Outcome::Unenforced);
-        }
-        let outcome = match cell.action() {
-            Cell::ALLOW => Outcome::Allowed,
-            Cell::DEFER => Outcome::Deferred,
-            _ => Outcome::Denied,
-        };
-        Judgement { outcome, cell }
     }
 
     /// Whether an admitted packet's flow has to be tracked: replies could be denied otherwise, or a
@@ -534,6 +495,20 @@ impl<W: Tables + State> Court<'_, W> {
 
 /// The cell where no policy concerns the pod.
 const UNENFORCED: Cell = Cell::new(Cell::ALLOW, 3, false, 0);
+
+/// What a cell makes of a packet.
+#[inline(always)]
+const fn judged(cell: Cell) -> Judgement {
+    if cell.0 == UNENFORCED.0 {
+        return Judgement::of(Outcome::Unenforced);
+    }
+    let outcome = match cell.action() {
+        Cell::ALLOW => Outcome::Allowed,
+        Cell::DEFER => Outcome::Deferred,
+        _ => Outcome::Denied,
+    };
+    Judgement { outcome, cell }
+}
 
 /// Whether a cell lets packets pass for now.
 #[inline(always)]

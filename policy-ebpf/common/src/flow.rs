@@ -72,34 +72,33 @@ const fn ends(direction: Direction, packet: &Packet) -> (&Address, &Address, u16
     }
 }
 
+/// The ports and the protocol of a key as the words of its memory. Keys are made of words because
+/// the compiler for BPF fills three bytes of padding by calling a function.
+#[inline(always)]
+const fn last_words(local_port: u16, remote_port: u16, protocol: u8) -> [u32; 2] {
+    let ([l0, l1], [r0, r1]) = (local_port.to_be_bytes(), remote_port.to_be_bytes());
+    [
+        u32::from_ne_bytes([l0, l1, r0, r1]),
+        u32::from_ne_bytes([protocol, 0, 0, 0]),
+    ]
+}
+
 /// Key of an IPv4 packet's flow.
 #[inline(always)]
 pub const fn key4(endpoint: u32, direction: Direction, packet: &Packet) -> FlowKey4 {
     let (local, remote, local_port, remote_port) = ends(direction, packet);
-    FlowKey4 {
-        endpoint,
-        local: local.octets4(),
-        remote: remote.octets4(),
-        local_port: local_port.to_be_bytes(),
-        remote_port: remote_port.to_be_bytes(),
-        protocol: packet.protocol,
-        _pad: [0; 3],
-    }
+    let (Address([.., local]), Address([.., remote])) = (*local, *remote);
+    let [ports, protocol] = last_words(local_port, remote_port, packet.protocol);
+    zerocopy::transmute!([endpoint, local, remote, ports, protocol])
 }
 
 /// Key of an IPv6 packet's flow.
 #[inline(always)]
 pub const fn key6(endpoint: u32, direction: Direction, packet: &Packet) -> FlowKey6 {
     let (local, remote, local_port, remote_port) = ends(direction, packet);
-    FlowKey6 {
-        endpoint,
-        local: local.octets(),
-        remote: remote.octets(),
-        local_port: local_port.to_be_bytes(),
-        remote_port: remote_port.to_be_bytes(),
-        protocol: packet.protocol,
-        _pad: [0; 3],
-    }
+    let (Address([l0, l1, l2, l3]), Address([r0, r1, r2, r3])) = (*local, *remote);
+    let [ports, protocol] = last_words(local_port, remote_port, packet.protocol);
+    zerocopy::transmute!([endpoint, l0, l1, l2, l3, r0, r1, r2, r3, ports, protocol])
 }
 
 /// Key of a fragmented datagram; `stage` is [`FragmentKey::direction`].

@@ -5,7 +5,11 @@
 //! differently: header lengths are honoured, nothing beyond the length in the IP header is read, a
 //! transport header split over fragments is an error.
 
+mod plain;
+
 use crate::abi::{PORT_PROTOCOL_OTHER, PORT_PROTOCOL_SCTP, PORT_PROTOCOL_TCP, PORT_PROTOCOL_UDP};
+
+pub use self::plain::{Head, parse_plain};
 
 /// `ETH_P_IP` of `linux/if_ether.h`.
 pub const ETHER_IPV4: u16 = 0x0800;
@@ -24,6 +28,11 @@ pub const UDP: u8 = 17;
 pub const ICMPV6: u8 = 58;
 /// IP protocol number of SCTP.
 pub const SCTP: u8 = 132;
+
+const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const SYN_ACK: u8 = 0x12;
 
 /// Extension headers followed before an IPv6 packet counts as malformed.
 pub const EXTENSION_HEADERS: usize = 8;
@@ -52,7 +61,13 @@ impl Address {
     /// An IPv4 address in network order.
     #[inline(always)]
     pub const fn v4(octets: [u8; 4]) -> Self {
-        Self([0, 0, Self::MAPPED, u32::from_ne_bytes(octets)])
+        Self::of_word4(u32::from_ne_bytes(octets))
+    }
+
+    /// An IPv4 address as the native-endian word of its bytes in network order.
+    #[inline(always)]
+    const fn of_word4(word: u32) -> Self {
+        Self([0, 0, Self::MAPPED, word])
     }
 
     /// An IPv6 address in network order.
@@ -368,11 +383,6 @@ fn fragment_of(offset: u16, more: bool, protocol: u8, packet: &mut Packet) -> Op
 /// Parses the transport header at `packet.transport`.
 #[inline(always)]
 fn parse_transport<B: Bytes>(bytes: &B, quoted: bool, end: u32, packet: &mut Packet) -> Option<()> {
-    const FIN: u8 = 0x01;
-    const SYN: u8 = 0x02;
-    const RST: u8 = 0x04;
-    const ACK: u8 = 0x10;
-
     let at = packet.transport;
     packet.kind = Kind::Datagram;
     packet.closing = false;
@@ -405,7 +415,7 @@ fn parse_transport<B: Bytes>(bytes: &B, quoted: bool, end: u32, packet: &mut Pac
                     return None;
                 }
                 packet.closing = flags & (FIN | RST) != 0;
-                if flags & (SYN | ACK) == SYN {
+                if flags & SYN_ACK == SYN {
                     packet.kind = Kind::Opening;
                 }
             }

@@ -4,6 +4,7 @@
 use crate::{
     flow::{Direction, Source},
     lookup::Port,
+    parse::Packet,
 };
 
 /// What a court asks of a table.
@@ -22,6 +23,18 @@ pub struct Inquiry {
 }
 
 impl Inquiry {
+    /// Whether `packet` may open a flow.
+    #[inline(always)]
+    pub const fn of_new_flow(direction: Direction, source: Source, packet: &Packet) -> Self {
+        Self {
+            table: direction,
+            source,
+            direction,
+            port: Port::Known(packet.destination_port),
+            quoted: false,
+        }
+    }
+
     const PORT: u32 = 32;
     const SLOT: u32 = 48;
     const EGRESS_TABLE: u64 = 1;
