@@ -199,6 +199,8 @@ pub struct Maintenance {
     pub failed: Vec<String>,
     /// Flows and fragments forgotten.
     pub forgotten: usize,
+    /// Flows that are still tracked.
+    pub flows: usize,
 }
 
 /// The kernel's side of the agent.
@@ -432,7 +434,8 @@ impl Datapath {
                 Err(error) => done.failed.push(error.to_string()),
             }
         }
-        done.forgotten = conntrack::collect(&self.pins, &self.config())?;
+        let swept = conntrack::collect(&self.pins, &self.config())?;
+        (done.forgotten, done.flows) = (swept.removed, swept.kept);
         Ok(done)
     }
 
@@ -449,6 +452,11 @@ impl Datapath {
     /// Packets and bytes that a reason decided.
     pub fn rule_counter(&self, reason: u32) -> Result<Counter, DatapathError> {
         dump::rule_counter(&self.pins, reason)
+    }
+
+    /// Packets and bytes that each reason numbered from 1 and below `end` decided.
+    pub fn rule_counters(&self, end: u32) -> Result<Vec<Counter>, DatapathError> {
+        dump::rule_counters(&self.pins, 1..end)
     }
 
     /// Packets and bytes by direction and outcome.

@@ -9,6 +9,7 @@ mod recording;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use policy_compiler::{
@@ -17,7 +18,7 @@ use policy_compiler::{
     lower::{Capacity, Image, Reasons, TooLarge, lower},
     model::PodKey,
 };
-use policy_ebpf_common::abi::Event;
+use policy_ebpf_common::{abi::Event, decide::Outcome, flow::Direction};
 use tracing::warn;
 
 pub use self::recording::{Call, Recording};
@@ -50,10 +51,37 @@ pub trait Datapath {
         Ok(Vec::new())
     }
 
+    /// What the kernel has counted and holds, for the reasons numbered below `reasons`.
+    fn sample(&mut self, _reasons: u32) -> anyhow::Result<Sample> {
+        Ok(Sample::default())
+    }
+
     /// The packets reported since the last call.
     fn events(&mut self) -> Vec<Event> {
         Vec::new()
     }
+}
+
+/// What the kernel has counted since its maps were made, and how many flows it tracks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sample {
+    /// Packets by direction and what became of them.
+    pub outcomes: Vec<(Direction, Outcome, u64)>,
+    /// Packets by the number of the reason that decided, from number 1.
+    pub decided: Vec<u64>,
+    /// Tracked flows at the last maintenance.
+    pub flows: u64,
+    /// Flows and fragments that this process forgot because they were idle.
+    pub forgotten: u64,
+}
+
+/// How long the last publication took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Took {
+    /// From snapshot to tables.
+    pub compile: Duration,
+    /// From tables to maps.
+    pub publish: Duration,
 }
 
 /// How long the pod behind an interface has been running.
@@ -154,6 +182,7 @@ pub struct Engine<D> {
     attached: BTreeSet<u32>,
     /// The interfaces that were there before the engine are known.
     has_looked: bool,
+    took: Took,
     report: Report,
 }
 
@@ -190,6 +219,7 @@ impl<D: Datapath> Engine<D> {
             interfaces: Interfaces::default(),
             attached: BTreeSet::new(),
             has_looked: false,
+            took: Took::default(),
             report: Report::default(),
         }
     }
@@ -271,6 +301,16 @@ impl<D: Datapath> Engine<D> {
         self.published.as_ref()
     }
 
+    /// How long the last publication of a snapshot took.
+    pub fn took(&self) -> Took {
+        self.took
+    }
+
+    /// How much one bank of each map holds.
+    pub fn capacity(&self) -> &Capacity {
+        &self.settings.capacity
+    }
+
     /// What the reason numbers in tables, counters and events mean.
     pub fn reasons(&self) -> &Reasons {
         &self.reasons
@@ -287,6 +327,7 @@ impl<D: Datapath> Engine<D> {
     }
 
     fn try_apply(&mut self, snapshot: Snapshot) -> Result<(), ApplyError> {
+        let started = Instant::now();
         let tables = compile(&snapshot, &Scope::Node(self.node.clone()));
         let image =
             lower(&tables, &self.settings.capacity, &mut self.reasons).map_err(|source| {
@@ -300,7 +341,12 @@ impl<D: Datapath> Engine<D> {
             tables,
             image,
         };
+        let compile = started.elapsed();
         self.publish(&next.image)?;
+        self.took = Took {
+            compile,
+            publish: started.elapsed().saturating_sub(compile),
+        };
         self.report.generation += 1;
         self.published = Some(next);
         Ok(())

@@ -9,7 +9,7 @@ use policy_ebpf_common::abi::{Cell, Event};
 
 use crate::{
     datapath::{Datapath as Bpf, Events, Hook, Options, Origin},
-    engine::{Age, Datapath, Desired},
+    engine::{Age, Datapath, Desired, Sample},
 };
 
 /// The datapath of this thread's network namespace.
@@ -19,6 +19,10 @@ pub struct Kernel {
     events: Events,
     /// What runs on the node's own devices, for Services whose backends fare differently.
     covered: BTreeSet<(Hook, u32)>,
+    /// Tracked flows at the last maintenance.
+    flows: u64,
+    /// Flows forgotten so far.
+    forgotten: u64,
 }
 
 impl Kernel {
@@ -31,6 +35,8 @@ impl Kernel {
             events: bpf.events()?,
             bpf,
             covered: BTreeSet::new(),
+            flows: 0,
+            forgotten: 0,
         })
     }
 
@@ -121,10 +127,25 @@ impl Datapath for Kernel {
 
     fn maintain(&mut self) -> Result<Vec<String>> {
         let done = self.bpf.maintain()?;
+        self.flows = done.flows as u64;
+        self.forgotten += done.forgotten as u64;
         let repaired = done.repaired.into_iter().map(|(hook, ifindex)| {
             format!("program {} was gone from interface {ifindex}", hook.name())
         });
         Ok(repaired.chain(done.failed).collect())
+    }
+
+    fn sample(&mut self, reasons: u32) -> Result<Sample> {
+        let outcomes = self.bpf.outcome_counters()?.into_iter();
+        let decided = self.bpf.rule_counters(reasons)?.into_iter();
+        Ok(Sample {
+            outcomes: outcomes
+                .map(|(direction, outcome, counter)| (direction, outcome, counter.packets))
+                .collect(),
+            decided: decided.map(|counter| counter.packets).collect(),
+            flows: self.flows,
+            forgotten: self.forgotten,
+        })
     }
 
     fn events(&mut self) -> Vec<Event> {

@@ -15,6 +15,7 @@ pub mod command;
 mod debug;
 mod enforcer;
 mod leader;
+mod measure;
 mod report;
 
 use std::{

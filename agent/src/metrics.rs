@@ -24,7 +24,7 @@ pub struct Metrics {
     registry: Arc<Registry>,
     observers: Arc<Mutex<Vec<Observer>>>,
 
-    /// New flows judged, by what decided. `netpol_verdicts_total`
+    /// Packets that a rule, isolation or the lack of a policy decided. `netpol_verdicts_total`
     pub verdicts: Family<VerdictLabels, Counter>,
     /// Packets dropped, by why. `netpol_drops_total`
     pub drops: Family<DropLabels, Counter>,
@@ -44,9 +44,10 @@ pub struct Metrics {
     pub map_capacity: Family<MapLabel, Gauge>,
     /// Tracked flows. `netpol_ct_entries`
     pub ct_entries: Gauge,
-    /// Flows that gave way to newer ones. `netpol_ct_evictions_total`
-    pub ct_evictions: Counter,
-    /// Events that found the ring full. `netpol_events_lost_total`
+    /// Flows and fragments that were forgotten because they were idle. `netpol_ct_expired_total`
+    pub ct_expired: Counter,
+    /// Events that were not reported: the pod's budget was spent or the ring full.
+    /// `netpol_events_lost_total`
     pub events_lost: Counter,
     /// Programs or links that somebody removed and the agent put back. `netpol_drift_repairs_total`
     pub drift_repairs: Counter,
@@ -77,7 +78,7 @@ type Observer = Box<dyn Fn(&Metrics) + Send>;
 /// Labels of [`Metrics::verdicts`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct VerdictLabels {
-    /// `ingress` or `egress`.
+    /// `ingress` or `egress`, or `either` where one reason serves both: isolation, the lack of a policy.
     pub dir: &'static str,
     /// `admin`, `networkpolicy`, `baseline` or `default`.
     pub tier: &'static str,
@@ -147,7 +148,7 @@ impl Metrics {
             map_entries: Family::default(),
             map_capacity: Family::default(),
             ct_entries: Gauge::default(),
-            ct_evictions: Counter::default(),
+            ct_expired: Counter::default(),
             events_lost: Counter::default(),
             drift_repairs: Counter::default(),
             services_mixed: Gauge::default(),
@@ -193,7 +194,11 @@ impl Metrics {
         registry.register("build", "The agent", Info::new(version));
 
         let r = &mut registry;
-        r.register("verdicts", "New flows judged", self.verdicts.clone());
+        r.register(
+            "verdicts",
+            "Packets decided by a rule, isolation or the lack of a policy",
+            self.verdicts.clone(),
+        );
         r.register("drops", "Packets dropped", self.drops.clone());
         r.register("endpoints", "Pods of this node", self.endpoints.clone());
         let unit = || Unit::Seconds;
@@ -211,9 +216,9 @@ impl Metrics {
             self.map_capacity.clone(),
         );
         r.register("ct_entries", "Tracked flows", self.ct_entries.clone());
-        let help = "Flows that gave way to newer ones";
-        r.register("ct_evictions", help, self.ct_evictions.clone());
-        let help = "Events that found the ring full";
+        let help = "Flows forgotten because they were idle";
+        r.register("ct_expired", help, self.ct_expired.clone());
+        let help = "Events beyond a pod's budget or the ring's room";
         r.register("events_lost", help, self.events_lost.clone());
         let help = "Programs or links that somebody removed and the agent put back";
         r.register("drift_repairs", help, self.drift_repairs.clone());
@@ -309,7 +314,7 @@ mod tests {
             r#"netpol_map_entries{map="TRIE4"} 7"#,
             r#"netpol_map_capacity{map="TRIE4"} 9"#,
             "netpol_ct_entries 0",
-            "netpol_ct_evictions_total 0",
+            "netpol_ct_expired_total 0",
             "netpol_events_lost_total 0",
             "netpol_drift_repairs_total 0",
             "netpol_services_mixed 0",
@@ -325,20 +330,20 @@ mod tests {
     fn observers_run_at_every_scrape() {
         let metrics = Metrics::new();
         metrics.observe(|metrics| {
-            let next = metrics.ct_evictions.get() + 5;
-            set_total(&metrics.ct_evictions, next);
+            let next = metrics.ct_expired.get() + 5;
+            set_total(&metrics.ct_expired, next);
         });
         assert!(
             metrics
                 .encode()
                 .unwrap()
-                .contains("netpol_ct_evictions_total 5\n")
+                .contains("netpol_ct_expired_total 5\n")
         );
         assert!(
             metrics
                 .encode()
                 .unwrap()
-                .contains("netpol_ct_evictions_total 10\n")
+                .contains("netpol_ct_expired_total 10\n")
         );
     }
 }

@@ -112,8 +112,17 @@ pub(super) fn flows(pins: &Pins, config: &Config) -> Result<Vec<TrackedFlow>, Da
     Ok(flows)
 }
 
-/// Forgets flows past their timeout, and old fragments; returns how many.
-pub(super) fn collect(pins: &Pins, config: &Config) -> Result<usize, DatapathError> {
+/// What a sweep found.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Swept {
+    /// Entries removed.
+    pub(super) removed: usize,
+    /// Entries that stay.
+    pub(super) kept: usize,
+}
+
+/// Forgets flows past their timeout, and old fragments, which do not count as kept.
+pub(super) fn collect(pins: &Pins, config: &Config) -> Result<Swept, DatapathError> {
     let clock = Clock::open(pins)?;
     let now = clock.now()?;
     let mut four: HashMap<_, Abi<FlowKey4>, Abi<FlowState>> = pins.lru_hash("CT4")?;
@@ -124,14 +133,19 @@ pub(super) fn collect(pins: &Pins, config: &Config) -> Result<usize, DatapathErr
         Abi<policy_ebpf_common::abi::FragmentState>,
     > = pins.lru_hash("FRAGMENTS")?;
     let horizon = FRAGMENT_SECONDS * config.hz;
-    let removed = sweep(&mut four, |key, state| {
+    let four = sweep(&mut four, |key, state| {
         state.0.is_expired(config, key.0.protocol, now)
-    })? + sweep(&mut six, |key, state| {
+    })?;
+    let six = sweep(&mut six, |key, state| {
         state.0.is_expired(config, key.0.protocol, now)
-    })? + sweep(&mut fragments, |_, state| {
+    })?;
+    let fragments = sweep(&mut fragments, |_, state| {
         now.wrapping_sub(state.0.seen) > horizon
     })?;
-    Ok(removed)
+    Ok(Swept {
+        removed: four.removed + six.removed + fragments.removed,
+        kept: four.kept + six.kept,
+    })
 }
 
 /// Removes the entries that are `stale`. An entry is looked at again right before it is removed: a
@@ -139,23 +153,27 @@ pub(super) fn collect(pins: &Pins, config: &Config) -> Result<usize, DatapathErr
 fn sweep<K: Pod, V: Pod>(
     map: &mut HashMap<MapData, K, V>,
     stale: impl Fn(&K, &V) -> bool,
-) -> Result<usize, DatapathError> {
+) -> Result<Swept, DatapathError> {
+    let mut swept = Swept::default();
     let candidates: Vec<K> = map
         .iter()
         .filter_map(Result::ok)
+        .inspect(|_| swept.kept += 1)
         .filter(|(key, value)| stale(key, value))
         .map(|(key, _)| key)
         .collect();
-    let mut removed = 0;
     for key in candidates {
         if !map.get(&key, 0).is_ok_and(|value| stale(&key, &value)) {
             continue;
         }
         match map.remove(&key) {
-            Ok(()) => removed += 1,
+            Ok(()) => {
+                swept.removed += 1;
+                swept.kept = swept.kept.saturating_sub(1);
+            }
             Err(error) if is_missing(&error) => {}
             Err(error) => return Err(DatapathError::map("CT4, CT6 or FRAGMENTS")(error)),
         }
     }
-    Ok(removed)
+    Ok(swept)
 }

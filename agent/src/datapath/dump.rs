@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What does the kernel hold, whether or not an agent runs?
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, ops::Range, path::Path};
 
 use policy_compiler::lower::Capacity;
 use policy_ebpf_common::{
@@ -176,11 +176,22 @@ impl Tables for Pinned {
 }
 
 pub(super) fn rule_counter(pins: &Pins, reason: u32) -> Result<Counter, DatapathError> {
-    let map = pins.per_cpu::<Abi<Counter>>("RULE_COUNTERS")?;
-    let counts = map
-        .get(&reason, 0)
-        .map_err(DatapathError::map("RULE_COUNTERS"))?;
-    Ok(sum(&counts))
+    let counters = rule_counters(pins, reason..reason.saturating_add(1))?;
+    Ok(counters.into_iter().next().unwrap_or_default())
+}
+
+pub(super) fn rule_counters(
+    pins: &Pins,
+    reasons: Range<u32>,
+) -> Result<Vec<Counter>, DatapathError> {
+    const NAME: &str = "RULE_COUNTERS";
+    let map = pins.per_cpu::<Abi<Counter>>(NAME)?;
+    reasons
+        .map(|reason| {
+            let counts = map.get(&reason, 0).map_err(DatapathError::map(NAME))?;
+            Ok(sum(&counts))
+        })
+        .collect()
 }
 
 pub(super) fn outcome_counters(

@@ -18,7 +18,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::{Config, Update, debug as debugging, report};
+use super::{Config, Update, debug as debugging, measure, report};
 use crate::{
     admin::{Health, Question},
     bundle::Bundle,
@@ -68,6 +68,7 @@ pub(super) struct Enforcer<D> {
     /// [`digest`] of the policies in force, once they come from the API server.
     digest: Option<String>,
     names: Names,
+    meter: measure::Meter,
     publish: watch::Sender<Arc<View>>,
     health: Health,
     metrics: Metrics,
@@ -118,10 +119,12 @@ impl<D: Datapath> Enforcer<D> {
             packets: Instant::now() + PACKETS,
             digest: None,
             names: Names::default(),
+            meter: measure::Meter::default(),
             publish,
             health,
             metrics,
         };
+        enforcer.meter = measure::Meter::start(&mut enforcer.engine);
         enforcer.restore();
         enforcer.look_for_interfaces();
         Ok((enforcer, links))
@@ -258,6 +261,7 @@ impl<D: Datapath> Enforcer<D> {
         let result = self.engine.apply(self.index.snapshot().clone());
         match result {
             Ok(()) => {
+                self.measure_publication();
                 self.digest = Some(digest(self.index.records().values()));
                 self.metrics
                     .policy_lag
@@ -280,6 +284,13 @@ impl<D: Datapath> Enforcer<D> {
         }
         self.keep_names();
         self.tell();
+    }
+
+    fn measure_publication(&self) {
+        let took = self.engine.took();
+        self.metrics.compile.observe(took.compile.as_secs_f64());
+        self.metrics.apply.observe(took.publish.as_secs_f64());
+        measure::fill(&self.engine, &self.metrics);
     }
 
     /// Finds out whose the node's interfaces are, and tells the engine if anything is new.
@@ -355,6 +366,7 @@ impl<D: Datapath> Enforcer<D> {
     /// Logs what the kernel says of packets.
     fn report_packets(&mut self) {
         for event in self.engine.datapath_mut().events() {
+            self.metrics.events_lost.inc_by(u64::from(event.suppressed));
             event::Report::new(&event, &self.names).log();
         }
     }
@@ -379,6 +391,9 @@ impl<D: Datapath> Enforcer<D> {
                 }
             }
             Err(error) => warn!(error = %format!("{error:#}"), "cannot check the datapath"),
+        }
+        if let Err(error) = self.meter.read(&mut self.engine, &self.metrics) {
+            warn!(error = %format!("{error:#}"), "cannot read the kernel's counters");
         }
     }
 
@@ -416,6 +431,7 @@ impl<D: Datapath> Enforcer<D> {
         match bundle.load(&self.config.node) {
             Ok(Some(snapshot)) => match self.engine.apply(snapshot) {
                 Ok(()) => {
+                    self.measure_publication();
                     info!("the last known policies are in force until the API server answers");
                 }
                 Err(error) => error!(
@@ -493,16 +509,23 @@ impl<D: Datapath> Enforcer<D> {
                 .get_or_create(&label)
                 .set(i64::from(synced));
         }
-        let (mut enforced, mut quarantined, mut unsupported) = (0, 0, 0);
-        for state in self.engine.report().pods.values() {
+        let (mut enforced, mut unisolated, mut quarantined, mut unsupported) = (0, 0, 0, 0);
+        let published = self.engine.published();
+        let is_isolated = |pod| {
+            let image = published.and_then(|published| published.image.endpoints.get(pod));
+            image.is_some_and(|endpoint| endpoint.rows != 0)
+        };
+        for (pod, state) in &self.engine.report().pods {
             match state {
-                PodState::Enforced => enforced += 1,
+                PodState::Enforced if is_isolated(pod) => enforced += 1,
+                PodState::Enforced => unisolated += 1,
                 PodState::Quarantined | PodState::Waiting => quarantined += 1,
                 PodState::Unreachable(_) => unsupported += 1,
             }
         }
         for (state, number) in [
             ("enforced", enforced),
+            ("unisolated", unisolated),
             ("quarantined", quarantined),
             ("unsupported", unsupported),
         ] {

@@ -16,6 +16,7 @@ use agent::{
     demo::{plan::Transport, servers::Servers},
     engine::{self, Age, Datapath, Desired},
     kubernetes::{self, Config, Running},
+    metrics::Metrics,
     net::{Netlink, Netns, Route},
     run::kernel,
     status::writer::Pace,
@@ -24,7 +25,7 @@ use agent::{
 use anyhow::Result;
 use kube::Client;
 use policy_compiler::snapshot;
-use tokio::runtime::{Builder, Runtime};
+use tokio::{runtime::Builder, sync::oneshot};
 
 use crate::node::{Node, answers, comes_to_answer};
 
@@ -164,27 +165,36 @@ impl Datapath for Attached {
 }
 
 /// An agent of the node that knows `addresses` as the node's; there is no API server to tell it more.
-fn start<D: Datapath + 'static>(
+pub(crate) fn start<D: Datapath + 'static>(
     node: &Node,
     addresses: &[&str],
     datapath: impl FnOnce() -> Result<D> + Send + 'static,
 ) -> Agent {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-    let running = runtime.block_on(async {
+    let handle = runtime.handle().clone();
+    let (stop, stopped) = oneshot::channel::<()>();
+    thread::spawn(move || runtime.block_on(stopped));
+    let running = handle.block_on(async {
         let nowhere = kube::Config::new("http://127.0.0.1:9".parse().unwrap());
         let client = Client::try_from(nowhere).unwrap();
         kubernetes::start(&config(node, addresses), &client, &node.netns, datapath).unwrap()
     });
     Agent {
-        _running: running,
-        _runtime: runtime,
+        running,
+        _stop: stop,
     }
 }
 
 /// An agent that stops when dropped.
-struct Agent {
-    _running: Running,
-    _runtime: Runtime,
+pub(crate) struct Agent {
+    running: Running,
+    _stop: oneshot::Sender<()>,
+}
+
+impl Agent {
+    pub(crate) fn metrics(&self) -> Metrics {
+        self.running.metrics.clone()
+    }
 }
 
 fn config(node: &Node, addresses: &[&str]) -> Config {
@@ -192,7 +202,7 @@ fn config(node: &Node, addresses: &[&str]) -> Config {
         node: "n1".to_owned(),
         addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
         namespace: "netpol-system".to_owned(),
-        bundle: None,
+        bundle: Some(node.bundle()),
         names: None,
         listen: None,
         debug_socket: None,

@@ -9,5 +9,6 @@
 )]
 
 mod container;
+mod measures;
 mod node;
 mod plugins;

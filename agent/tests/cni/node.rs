@@ -88,6 +88,11 @@ impl Node {
         }
     }
 
+    /// Where the node's agent keeps the last policies.
+    pub(crate) fn bundle(&self) -> PathBuf {
+        self.state.path().join("bundle")
+    }
+
     /// A namespace outside of the node.
     pub(crate) fn outside(&self, name: &str) -> Netns {
         self.root.namespace(Root::OUTSIDE, name).unwrap()
