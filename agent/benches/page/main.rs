@@ -18,7 +18,8 @@ pub(crate) mod render;
 pub(crate) mod results;
 
 use std::{
-    env, fs,
+    collections::BTreeSet,
+    env, fs, io,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -63,24 +64,31 @@ fn run() -> Result<()> {
 fn collect(target: &Path, docs: &Path) -> Result<()> {
     let bench = target.join("bench");
     fs::create_dir_all(&bench)?;
-    let compiled = criterion::read(&target.join("criterion"))?;
-    let lines: Result<Vec<String>> = compiled
-        .iter()
-        .map(|record| Ok(serde_json::to_string(record)? + "\n"))
-        .collect();
-    fs::write(bench.join("compiler.jsonl"), lines?.concat())?;
+    // Criterion keeps its results to itself; what other benchmarks of the compiler wrote stands already.
+    let path = bench.join("compiler.jsonl");
+    let mut compiled: BTreeSet<String> = lines(&path)?.into_iter().collect();
+    for record in criterion::read(&target.join("criterion"))? {
+        compiled.insert(serde_json::to_string(&record)? + "\n");
+    }
+    fs::write(&path, Vec::from_iter(compiled).concat())?;
     let machine = serde_json::to_string_pretty(&machine::describe())? + "\n";
     fs::write(bench.join("machine.json"), machine)?;
     let suites = SUITES.map(|suite| format!("{suite}.jsonl"));
     for name in suites.into_iter().chain(["machine.json".to_owned()]) {
-        let from = bench.join(&name);
-        let text = if from.exists() {
-            fs::read_to_string(&from)?
-        } else {
-            String::new()
-        };
+        let text = lines(&bench.join(&name))?.concat();
         fs::write(docs.join(&name), text)
             .with_context(|| format!("cannot bring `{name}` to the page"))?;
     }
     Ok(())
+}
+
+/// The lines of a file, each with its end; none of a file that is not there.
+fn lines(path: &Path) -> Result<Vec<String>> {
+    match fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        read => {
+            let text = read.with_context(|| format!("cannot read `{}`", path.display()))?;
+            Ok(text.split_inclusive('\n').map(str::to_owned).collect())
+        }
+    }
 }

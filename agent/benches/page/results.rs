@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::record::{Record, median};
 
 /// Suites, in the order of the page.
-pub(crate) const SUITES: [&str; 3] = ["wire", "verdict", "compiler"];
+pub(crate) const SUITES: [&str; 4] = ["wire", "verdict", "latency", "compiler"];
 
 /// Everything a page is made of.
 #[derive(Clone, Debug, Default)]
@@ -67,6 +67,11 @@ impl Results {
     /// What a quantity has on top of its baseline.
     pub(crate) fn added(&self, suite: &str, name: &str) -> Option<f64> {
         added(self.record(suite, name)?)
+    }
+
+    /// A time in milliseconds.
+    pub(crate) fn milliseconds(&self, suite: &str, name: &str) -> Option<f64> {
+        self.record(suite, name)?.milliseconds()
     }
 
     /// One record.
