@@ -201,6 +201,8 @@ pub struct Maintenance {
     pub forgotten: usize,
     /// Flows that are still tracked.
     pub flows: usize,
+    /// Programs of others that see what a pod sends before ours does, by interface.
+    pub ahead: Vec<(u32, String)>,
 }
 
 /// The kernel's side of the agent.
@@ -424,6 +426,11 @@ impl Datapath {
         }
         for (hook, ifindex) in self.hooks.clone() {
             let id = self.program_id(hook)?;
+            if hook == Hook::FromPod {
+                let others = attach::ahead(self.attachment, hook, ifindex, id);
+                done.ahead
+                    .extend(others.into_iter().map(|name| (ifindex, name)));
+            }
             let found = attach::is_attached(&self.pins, self.attachment, hook, ifindex, id);
             if found == Some(true) {
                 continue;

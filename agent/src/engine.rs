@@ -51,6 +51,12 @@ pub trait Datapath {
         Ok(Vec::new())
     }
 
+    /// Programs of others that see what a pod sends before ours does, with the interface; as of the last
+    /// maintenance.
+    fn ahead(&self) -> &[(u32, String)] {
+        &[]
+    }
+
     /// What the kernel has counted and holds, for the reasons numbered below `reasons`.
     fn sample(&mut self, _reasons: u32) -> anyhow::Result<Sample> {
         Ok(Sample::default())

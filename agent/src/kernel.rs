@@ -23,6 +23,8 @@ pub struct Kernel {
     flows: u64,
     /// Flows forgotten so far.
     forgotten: u64,
+    /// Programs ahead of ours at the last maintenance.
+    ahead: Vec<(u32, String)>,
 }
 
 impl Kernel {
@@ -37,6 +39,7 @@ impl Kernel {
             covered: BTreeSet::new(),
             flows: 0,
             forgotten: 0,
+            ahead: Vec::new(),
         })
     }
 
@@ -129,10 +132,15 @@ impl Datapath for Kernel {
         let done = self.bpf.maintain()?;
         self.flows = done.flows as u64;
         self.forgotten += done.forgotten as u64;
+        self.ahead = done.ahead;
         let repaired = done.repaired.into_iter().map(|(hook, ifindex)| {
             format!("program {} was gone from interface {ifindex}", hook.name())
         });
         Ok(repaired.chain(done.failed).collect())
+    }
+
+    fn ahead(&self) -> &[(u32, String)] {
+        &self.ahead
     }
 
     fn sample(&mut self, reasons: u32) -> Result<Sample> {

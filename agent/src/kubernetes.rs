@@ -11,6 +11,7 @@
 //! that talks to the API server lives on the caller's runtime. Stopping leaves the kernel as it is.
 
 pub mod args;
+mod bypass;
 pub mod command;
 mod debug;
 mod enforcer;

@@ -172,6 +172,35 @@ pub(super) fn is_attached(
     }
 }
 
+/// The programs of others that see packets before ours does, first things first; they may send a packet
+/// on its way so that ours never sees it. Empty where that cannot be asked: filters of clsact run after
+/// TCX, in the order of their priorities.
+pub(super) fn ahead(
+    attachment: Attachment,
+    hook: Hook,
+    ifindex: u32,
+    program_id: u32,
+) -> Vec<String> {
+    if attachment == Attachment::Clsact {
+        return Vec::new();
+    }
+    let programs = name_of(ifindex)
+        .ok()
+        .and_then(|name| SchedClassifier::query_tcx(&name, hook.side()).ok())
+        .map(|(_, programs)| programs)
+        .unwrap_or_default();
+    let ours = programs
+        .iter()
+        .position(|program| program.id() == program_id);
+    let others = programs.into_iter().take(ours.unwrap_or_default());
+    others
+        .map(|program| match program.name_as_str() {
+            Some(name) if !name.is_empty() => name.to_owned(),
+            _ => format!("#{}", program.id()),
+        })
+        .collect()
+}
+
 /// The hooks and interfaces that have a pinned link.
 pub(super) fn pinned(pins: &Pins) -> io::Result<Vec<(Hook, u32)>> {
     let mut found = Vec::new();

@@ -18,7 +18,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::{Config, Update, debug as debugging, measure, report};
+use super::{Config, Update, bypass, debug as debugging, measure, report};
 use crate::{
     admin::{Health, Question},
     bundle::Bundle,
@@ -28,7 +28,7 @@ use crate::{
     index::{Effect, Index},
     metrics::{KindLabel, Metrics, ReasonLabel, StateLabel},
     names::Names,
-    net::{LinkEvent, LinkWatch, Netns},
+    net::{HostLinks, LinkEvent, LinkWatch, Netns},
     pods,
     status::{report::digest, writer::View},
     watch::{Event, chain},
@@ -69,6 +69,8 @@ pub(super) struct Enforcer<D> {
     digest: Option<String>,
     names: Names,
     meter: measure::Meter,
+    /// Why policies may not hold on this node.
+    bypass: Option<String>,
     publish: watch::Sender<Arc<View>>,
     health: Health,
     metrics: Metrics,
@@ -120,12 +122,14 @@ impl<D: Datapath> Enforcer<D> {
             digest: None,
             names: Names::default(),
             meter: measure::Meter::default(),
+            bypass: None,
             publish,
             health,
             metrics,
         };
         enforcer.meter = measure::Meter::start(&mut enforcer.engine);
         enforcer.restore();
+        enforcer.look_for_bypass();
         enforcer.look_for_interfaces();
         Ok((enforcer, links))
     }
@@ -381,6 +385,24 @@ impl<D: Datapath> Enforcer<D> {
         self.tell();
     }
 
+    /// Finds out whether packets get past the programs.
+    fn look_for_bypass(&mut self) {
+        let found = match HostLinks::read(&self.host) {
+            Ok(links) => bypass::find(links.links(), self.engine.datapath().ahead()),
+            Err(error) => {
+                return warn!(error = chain(&error), "cannot read the node's interfaces");
+            }
+        };
+        if found != self.bypass {
+            if let Some(why) = &found {
+                error!(why, "policies may not hold on this node");
+            } else {
+                info!("nothing lets packets past the programs any more");
+            }
+            self.bypass = found;
+        }
+    }
+
     /// Repairs what others broke.
     fn maintain(&mut self) {
         match self.engine.datapath_mut().maintain() {
@@ -392,6 +414,7 @@ impl<D: Datapath> Enforcer<D> {
             }
             Err(error) => warn!(error = %format!("{error:#}"), "cannot check the datapath"),
         }
+        self.look_for_bypass();
         if let Err(error) = self.meter.read(&mut self.engine, &self.metrics) {
             warn!(error = %format!("{error:#}"), "cannot read the kernel's counters");
         }
@@ -460,12 +483,14 @@ impl<D: Datapath> Enforcer<D> {
     /// Brings everybody up to date who wants to know.
     fn tell(&self) {
         let engine = self.engine.report();
-        let unready = report::unready(&self.index, engine);
+        let mut unready = report::unready(&self.index, engine);
+        unready.extend(self.bypass.clone());
         self.metrics.ready.set(i64::from(unready.is_empty()));
         self.health.set_unready(unready);
         self.count();
 
         let failure = report::failure(&self.index, engine.error.as_deref());
+        let failure = failure.or_else(|| report::bypassed(self.bypass.as_deref()));
         let is_known = self.digest.is_some() || failure.is_some();
         let digest = self.digest.as_deref().unwrap_or_default();
         let records = self.index.records().values();

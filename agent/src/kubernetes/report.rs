@@ -75,6 +75,11 @@ pub(super) fn failure(index: &Index, error: Option<&str>) -> Option<Failure> {
     }
 }
 
+/// That what is in force may have no effect.
+pub(super) fn bypassed(why: Option<&str>) -> Option<Failure> {
+    Some(new_failure("Bypassed", why?))
+}
+
 fn is_denied(kind: KindView<'_>) -> bool {
     matches!(kind.trouble, Some(Trouble::Denied(_)))
 }

@@ -192,6 +192,10 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
+    pub(crate) fn unready(&self) -> Arc<Vec<String>> {
+        self.running.health.unready()
+    }
+
     pub(crate) fn metrics(&self) -> Metrics {
         self.running.metrics.clone()
     }

@@ -8,6 +8,7 @@
     reason = "tests"
 )]
 
+mod bypass;
 mod container;
 mod measures;
 mod node;
