@@ -125,11 +125,13 @@ pub fn start<D: Datapath + 'static>(
     let (events, watched) = mpsc::channel(BACKLOG);
     let (questions, asked) = mpsc::channel(1);
     let (updates, updated) = mpsc::channel(1);
+    let (surveys, surveyed) = mpsc::channel(1);
     let (publish, view) = watch::channel(Arc::default());
     let inbox = Inbox {
         watched,
         asked,
         updated,
+        surveyed,
         stop: stop.clone(),
     };
     let thread = spawn_enforcer(config, host, datapath, inbox, publish, &health, &metrics)?;
@@ -155,6 +157,7 @@ pub fn start<D: Datapath + 'static>(
         config.clone(),
         metrics.clone(),
         view.clone(),
+        surveys,
         stop.clone(),
     ));
     if let Some(address) = config.listen {

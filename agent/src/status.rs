@@ -13,8 +13,10 @@
 
 pub mod conditions;
 mod events;
+pub mod findings;
 pub mod lease;
 pub mod report;
+mod ties;
 pub mod writer;
 
 /// Prefix of everything the agent names in the API, so that another engine can work beside it.

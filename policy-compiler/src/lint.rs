@@ -111,9 +111,19 @@ pub fn run(
     evaluator: &Evaluator<'_>,
     documents: &[Document],
 ) -> Vec<Diagnostic> {
+    run_only(snapshot, evaluator, documents, |_| true)
+}
+
+/// As [`run`], but only the lints that are `wanted`.
+pub fn run_only(
+    snapshot: &Snapshot,
+    evaluator: &Evaluator<'_>,
+    documents: &[Document],
+    wanted: impl Fn(&Lint) -> bool,
+) -> Vec<Diagnostic> {
     let context = Context::new(snapshot, evaluator, documents);
     let mut findings = Vec::new();
-    for check in CHECKS {
+    for (_, check) in CHECKS.iter().filter(|(lint, _)| wanted(lint)) {
         check(&context, &mut findings);
     }
     findings.sort_by(|a, b| {
@@ -126,31 +136,40 @@ pub fn run(
 
 type Check = fn(&Context<'_>, &mut Vec<Diagnostic>);
 
-const CHECKS: &[Check] = &[
-    selects_nothing::check,
-    peer_selects_nothing::check,
-    rule_shadowed::check,
-    rule_redundant::check,
-    policy_redundant::check,
-    allow_all_defeats_default_deny::check,
-    priority_tie::check,
-    baseline_unreachable::check,
-    pass_without_lower_tier::check,
-    fail_closed_rule::check,
-    deny_without_dns_exception::check,
-    dns_blocked::check,
-    named_port_unresolved::check,
-    named_port_ambiguous::check,
-    policy_types_surprise::check,
-    inert_section::check,
-    host_network_subject::check,
-    cidr_covers_pods::check,
-    cidr_overlaps_services::check,
-    service_port_confusion::check,
-    controller_added_label::check,
-    default_namespace::check,
-    non_isolated_pod::check,
-    tables_too_large::check,
+const CHECKS: &[(&Lint, Check)] = &[
+    (&selects_nothing::LINT, selects_nothing::check),
+    (&peer_selects_nothing::LINT, peer_selects_nothing::check),
+    (&rule_shadowed::LINT, rule_shadowed::check),
+    (&rule_redundant::LINT, rule_redundant::check),
+    (&policy_redundant::LINT, policy_redundant::check),
+    (
+        &allow_all_defeats_default_deny::LINT,
+        allow_all_defeats_default_deny::check,
+    ),
+    (&priority_tie::LINT, priority_tie::check),
+    (&baseline_unreachable::LINT, baseline_unreachable::check),
+    (
+        &pass_without_lower_tier::LINT,
+        pass_without_lower_tier::check,
+    ),
+    (&fail_closed_rule::LINT, fail_closed_rule::check),
+    (
+        &deny_without_dns_exception::LINT,
+        deny_without_dns_exception::check,
+    ),
+    (&dns_blocked::LINT, dns_blocked::check),
+    (&named_port_unresolved::LINT, named_port_unresolved::check),
+    (&named_port_ambiguous::LINT, named_port_ambiguous::check),
+    (&policy_types_surprise::LINT, policy_types_surprise::check),
+    (&inert_section::LINT, inert_section::check),
+    (&host_network_subject::LINT, host_network_subject::check),
+    (&cidr_covers_pods::LINT, cidr_covers_pods::check),
+    (&cidr_overlaps_services::LINT, cidr_overlaps_services::check),
+    (&service_port_confusion::LINT, service_port_confusion::check),
+    (&controller_added_label::LINT, controller_added_label::check),
+    (&default_namespace::LINT, default_namespace::check),
+    (&non_isolated_pod::LINT, non_isolated_pod::check),
+    (&tables_too_large::LINT, tables_too_large::check),
 ];
 
 impl Lint {

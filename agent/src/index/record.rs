@@ -23,6 +23,8 @@ pub struct PolicyRecord {
     pub generation: i64,
     /// Where a cluster-scoped policy stands in the order of evaluation.
     pub order: Option<(Tier, Priority)>,
+    /// What a cluster-scoped policy means, if it means anything.
+    pub meaning: Option<Arc<AdminPolicy>>,
     /// Why the object as a whole is not a policy; the other fields say little then.
     pub rejected: Option<Arc<str>>,
     /// The rules that fail closed, with what they do instead.
@@ -52,6 +54,7 @@ impl PolicyRecord {
             uid: Arc::default(),
             generation: 0,
             order: None,
+            meaning: None,
             rejected: None,
             unsupported: Vec::new(),
             problems: Vec::new(),
@@ -67,7 +70,7 @@ impl PolicyRecord {
         }
         let generation = metadata.and_then(|metadata| metadata.get("generation")?.as_i64());
         self.generation = generation.unwrap_or_default();
-        self.problems = diagnostics.iter().filter_map(problem).collect();
+        self.problems = diagnostics.iter().filter_map(Problem::new).collect();
         let conditions = value
             .get("status")
             .and_then(|status| status.get("conditions"));
@@ -81,7 +84,8 @@ impl PolicyRecord {
     }
 
     /// Takes what the policy turned out to mean.
-    pub(super) fn judge(&mut self, policy: &AdminPolicy) {
+    pub(super) fn judge(&mut self, policy: &Arc<AdminPolicy>) {
+        self.meaning = Some(policy.clone());
         self.order = Some((policy.tier, policy.priority));
         for direction in [Direction::Ingress, Direction::Egress] {
             for (index, rule) in policy.rules(direction).iter().enumerate() {
@@ -94,17 +98,20 @@ impl PolicyRecord {
     }
 }
 
-fn problem(diagnostic: &Diagnostic) -> Option<Problem> {
-    let is_error = match diagnostic.severity {
-        Severity::Info => return None,
-        Severity::Warning => false,
-        Severity::Error => true,
-    };
-    Some(Problem {
-        id: diagnostic.id,
-        is_error,
-        message: super::decode::spell(diagnostic),
-    })
+impl Problem {
+    /// What `diagnostic` says, unless that is only good to know.
+    pub(crate) fn new(diagnostic: &Diagnostic) -> Option<Self> {
+        let is_error = match diagnostic.severity {
+            Severity::Info => return None,
+            Severity::Warning => false,
+            Severity::Error => true,
+        };
+        Some(Self {
+            id: diagnostic.id,
+            is_error,
+            message: super::decode::spell(diagnostic),
+        })
+    }
 }
 
 /// How a rule deviates from what is written in it, if it does.

@@ -9,10 +9,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use policy_compiler::model::Pod;
+use policy_compiler::model::{Pod, PolicyKind};
 use tokio::{
     runtime::Builder,
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::sleep_until,
 };
 use tokio_util::sync::CancellationToken;
@@ -23,14 +23,14 @@ use crate::{
     admin::{Health, Question},
     bundle::Bundle,
     coalesce::Coalescer,
-    engine::{Age, Datapath, Engine, Interfaces, PodState},
+    engine::{Age, ApplyError, Datapath, Engine, Interfaces, PodState},
     event,
     index::{Effect, Index},
     metrics::{KindLabel, Metrics, ReasonLabel, StateLabel},
     names::Names,
     net::{HostLinks, LinkEvent, LinkWatch, Netns},
     pods,
-    status::{report::digest, writer::View},
+    status::{findings::Survey, report::digest, writer::View},
     watch::{Event, chain},
 };
 
@@ -39,6 +39,7 @@ pub(super) struct Inbox {
     pub(super) watched: mpsc::Receiver<Event>,
     pub(super) asked: mpsc::Receiver<Question>,
     pub(super) updated: mpsc::Receiver<Update>,
+    pub(super) surveyed: mpsc::Receiver<oneshot::Sender<Survey>>,
     pub(super) stop: CancellationToken,
 }
 
@@ -61,10 +62,14 @@ pub(super) struct Enforcer<D> {
     bundle: Option<Bundle>,
     /// The newest snapshot in force is not in the bundle; since when.
     unsaved: Option<Instant>,
+    /// How long the bundle took to write the last time.
+    saving: Duration,
     /// When to check the datapath next.
     turn: Instant,
     /// When to ask for the kernel's events next.
     packets: Instant,
+    /// The policies that take the most room in the newest tables, if those do not fit.
+    crowding: Vec<Arc<str>>,
     /// [`digest`] of the policies in force, once they come from the API server.
     digest: Option<String>,
     names: Names,
@@ -82,8 +87,11 @@ const BATCH: usize = 512;
 const LOOK_MIN: Duration = Duration::from_millis(20);
 /// See [`LOOK_MIN`]; also how often interfaces are looked for without a reason.
 const LOOK_MAX: Duration = Duration::from_secs(30);
-/// How long changes may stay unsaved: a bundle may be large.
+/// How long changes may stay unsaved, where saving takes no time.
 const SAVE_DELAY: Duration = Duration::from_secs(10);
+/// So many times as long as saving takes may changes stay unsaved: the bundle of a large cluster that
+/// changes all the time must not become what the agent is busy with.
+const SAVE_SHARE: u32 = 100;
 /// How often the datapath is checked, and the loop turns at least.
 const TURN: Duration = Duration::from_secs(5);
 
@@ -117,8 +125,10 @@ impl<D: Datapath> Enforcer<D> {
             interfaces: Interfaces::default(),
             look: None,
             unsaved: None,
+            saving: Duration::ZERO,
             turn: Instant::now() + TURN,
             packets: Instant::now() + PACKETS,
+            crowding: Vec::new(),
             digest: None,
             names: Names::default(),
             meter: measure::Meter::default(),
@@ -153,6 +163,10 @@ impl<D: Datapath> Enforcer<D> {
                     // The one who asked may have gone.
                     let _ = question.answer.send(document);
                 }
+                Next::Survey(answer) => {
+                    // The one who asked may have gone.
+                    let _ = answer.send(self.survey());
+                }
                 Next::Due => self.act(),
                 Next::Watched => self.watched(batch.drain(..)),
                 Next::Stop => break,
@@ -163,9 +177,20 @@ impl<D: Datapath> Enforcer<D> {
         }
     }
 
+    fn survey(&self) -> Survey {
+        let records = self.index.records().iter();
+        Survey {
+            snapshot: self.index.snapshot().clone(),
+            uids: records
+                .filter(|(policy, _)| policy.kind == PolicyKind::NetworkPolicy)
+                .map(|(policy, record)| (policy.clone(), record.uid.clone()))
+                .collect(),
+        }
+    }
+
     fn next_due(&self) -> Instant {
         let look = self.look.map(|(at, _)| at);
-        let save = self.unsaved.map(|since| since + SAVE_DELAY);
+        let save = self.unsaved.map(|since| since + self.save_delay());
         let others = [self.coalescer.deadline(), look, save];
         let regular = self.turn.min(self.packets);
         others.into_iter().flatten().fold(regular, Instant::min)
@@ -246,7 +271,10 @@ impl<D: Datapath> Enforcer<D> {
         if self.look.is_some_and(|(at, _)| at <= now) {
             self.look_for_interfaces();
         }
-        if self.unsaved.is_some_and(|since| since + SAVE_DELAY <= now) {
+        if self
+            .unsaved
+            .is_some_and(|since| since + self.save_delay() <= now)
+        {
             self.save();
         }
         if self.packets <= now {
@@ -263,6 +291,10 @@ impl<D: Datapath> Enforcer<D> {
     /// Compiles and publishes what the index holds. If that fails, the tables in force stay.
     fn apply(&mut self, since: Instant) {
         let result = self.engine.apply(self.index.snapshot().clone());
+        self.crowding = match &result {
+            Err(ApplyError::TooLarge { source, .. }) => source.policies().to_vec(),
+            Err(ApplyError::Refused { .. }) | Ok(()) => Vec::new(),
+        };
         match result {
             Ok(()) => {
                 self.measure_publication();
@@ -467,8 +499,13 @@ impl<D: Datapath> Enforcer<D> {
         }
     }
 
+    fn save_delay(&self) -> Duration {
+        SAVE_DELAY.max(self.saving * SAVE_SHARE)
+    }
+
     fn save(&mut self) {
         self.unsaved = None;
+        let started = Instant::now();
         let (Some(bundle), Some(published)) = (&self.bundle, self.engine.published()) else {
             return;
         };
@@ -478,6 +515,7 @@ impl<D: Datapath> Enforcer<D> {
                 "cannot keep the policies for the next start"
             );
         }
+        self.saving = started.elapsed();
     }
 
     /// Brings everybody up to date who wants to know.
@@ -504,7 +542,8 @@ impl<D: Datapath> Enforcer<D> {
                 .filter(|node| node.labels.get(OS).is_none_or(|os| os == "linux"))
                 .map(|node| node.name.clone())
                 .collect(),
-            report: is_known.then(|| report::report(&self.index, engine, failure, digest)),
+            report: is_known
+                .then(|| report::report(&self.index, engine, failure, &self.crowding, digest)),
         };
         self.publish.send_if_modified(|published| {
             let same = **published == view;
@@ -570,6 +609,7 @@ enum Next {
     Link(LinkEvent),
     Update(Update),
     Question(Question),
+    Survey(oneshot::Sender<Survey>),
     Due,
     /// Events of watches are in the batch.
     Watched,
@@ -584,6 +624,7 @@ async fn next(due: Instant, inbox: &mut Inbox, links: &mut Links, batch: &mut Ve
         Some(event) = links.events.recv() => Next::Link(event),
         Some(update) = inbox.updated.recv() => Next::Update(update),
         Some(question) = inbox.asked.recv() => Next::Question(question),
+        Some(answer) = inbox.surveyed.recv() => Next::Survey(answer),
         () = sleep_until(due.into()) => Next::Due,
         taken = inbox.watched.recv_many(batch, BATCH) => match taken {
             0 => Next::Stop,

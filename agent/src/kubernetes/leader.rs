@@ -8,13 +8,19 @@ use kube::{
     Api, Client, ResourceExt as _,
     runtime::{WatchStreamExt as _, watcher},
 };
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::spawn_blocking,
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{Config, LEASE};
 use crate::{
+    index::PolicyRecord,
     metrics::Metrics,
     status::{
+        findings::{self, Survey},
         lease::{Election, campaign},
         report::{NodeEnforcement, NodeEnforcementSpec},
         writer::{View, Writer},
@@ -30,6 +36,7 @@ pub(super) async fn lead(
     config: Config,
     metrics: Metrics,
     view: watch::Receiver<Arc<View>>,
+    surveys: mpsc::Sender<oneshot::Sender<Survey>>,
     stop: CancellationToken,
 ) {
     let (leading, mut elected) = watch::channel(false);
@@ -51,7 +58,7 @@ pub(super) async fn lead(
             tracing::info!("this agent writes the status of policies");
             let mut lost = elected.clone();
             tokio::select! {
-                () = write(&client, &config, &metrics, view.clone()) => {}
+                () = write(&client, &config, &metrics, view.clone(), &surveys) => {}
                 ended = lost.wait_for(|leads| !leads) => {
                     if ended.is_err() {
                         return;
@@ -72,9 +79,12 @@ async fn write(
     config: &Config,
     metrics: &Metrics,
     mut view: watch::Receiver<Arc<View>>,
+    surveys: &mpsc::Sender<oneshot::Sender<Survey>>,
 ) {
     let (publish, mut reports) = watch::channel(None);
     let follow = follow_reports(client.clone(), config.watch.timeout, &publish);
+    let (tell, mut findings) = watch::channel(Arc::default());
+    let looking = look(config.pace.survey, surveys, reports.clone(), &tell);
     let writing = async {
         // Without the reports every node would seem to lag.
         if reports.wait_for(Option::is_some).await.is_err() {
@@ -84,19 +94,59 @@ async fn write(
         loop {
             let known = view.borrow_and_update().clone();
             let told = reports.borrow_and_update().clone().unwrap_or_default();
-            let complete = known.report.is_none() || writer.round(&known, &told).await;
+            let found = findings.borrow_and_update().clone();
+            let complete = known.report.is_none() || writer.round(&known, &told, &found).await;
             sleep(shortened(config.pace.conditions, 0.2)).await;
             if complete {
                 tokio::select! {
                     changed = view.changed() => if changed.is_err() { return },
                     changed = reports.changed() => if changed.is_err() { return },
+                    changed = findings.changed() => if changed.is_err() { return },
                 }
             }
         }
     };
     tokio::select! {
         () = follow => {}
+        () = looking => {}
         () = writing => {}
+    }
+}
+
+/// Looks for NetworkPolicies that never match or are nowhere in force, now and then.
+async fn look(
+    pause: Duration,
+    surveys: &mpsc::Sender<oneshot::Sender<Survey>>,
+    reports: watch::Receiver<Option<Arc<Reports>>>,
+    tell: &watch::Sender<Arc<Vec<PolicyRecord>>>,
+) {
+    let mut before = Vec::new();
+    loop {
+        sleep(shortened(pause, 0.2)).await;
+        let (answer, survey) = oneshot::channel();
+        if surveys.send(answer).await.is_err() {
+            return;
+        }
+        let Ok(survey) = survey.await else { return };
+        let reports = reports.borrow().clone().unwrap_or_default();
+        // A large cluster takes a while.
+        let looked = spawn_blocking(move || {
+            let now = findings::findings(&survey);
+            (now, findings::failures(reports.iter(), &survey))
+        });
+        let Ok((now, failures)) = looked.await else {
+            return;
+        };
+        let mut found = findings::lasting(&before, &now);
+        found.extend(failures);
+        before = now;
+        tell.send_if_modified(|told| {
+            let same = **told == found;
+            if !same {
+                *told = Arc::new(found);
+            }
+            !same
+        });
     }
 }
 

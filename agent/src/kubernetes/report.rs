@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What does this node have to say for itself?
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use policy_compiler::{
     Snapshot,
@@ -20,6 +20,7 @@ pub(super) fn report(
     index: &Index,
     engine: &engine::Report,
     failure: Option<Failure>,
+    crowding: &[Arc<str>],
     digest: &str,
 ) -> NodeEnforcementSpec {
     let limit = NodeEnforcementSpec::LIST_LIMIT;
@@ -42,8 +43,13 @@ pub(super) fn report(
     NodeEnforcementSpec {
         policies: digest.to_owned(),
         pods: counts(&engine.pods),
+        policy_failures: failure
+            .iter()
+            .flat_map(|failure| overflowing(crowding, failure))
+            .chain(policy_failures(index.snapshot(), &unreachable))
+            .take(limit)
+            .collect(),
         failure,
-        policy_failures: policy_failures(index.snapshot(), &unreachable, limit),
         unsupported_pods: unsupported_pods.collect(),
     }
 }
@@ -133,11 +139,7 @@ fn counts(pods: &BTreeMap<PodKey, PodState>) -> PodCounts {
 }
 
 /// The cluster-scoped policies that select a pod which nothing on this node can police.
-fn policy_failures(
-    snapshot: &Snapshot,
-    unreachable: &[(&PodKey, Failure)],
-    limit: usize,
-) -> Vec<PolicyFailure> {
+fn policy_failures(snapshot: &Snapshot, unreachable: &[(&PodKey, Failure)]) -> Vec<PolicyFailure> {
     if unreachable.is_empty() {
         return Vec::new();
     }
@@ -150,11 +152,28 @@ fn policy_failures(
                 .find(|(pod, _)| selects(snapshot, policy, pod))?;
             Some(PolicyFailure {
                 kind: PolicyKind::from(policy.kind).to_string(),
+                namespace: None,
                 name: policy.name.to_string(),
                 failure: new_failure(&hit.1.reason, &format!("pod {}: {}", hit.0, hit.1.message)),
             })
         })
-        .take(limit)
+        .collect()
+}
+
+/// The NetworkPolicies among those that take the most room in tables which do not fit.
+fn overflowing(crowding: &[Arc<str>], failure: &Failure) -> Vec<PolicyFailure> {
+    let names = crowding.iter().filter_map(|policy| {
+        let (kind, name) = policy.split_once(' ')?;
+        let (namespace, name) = name.split_once('/')?;
+        Some((kind, namespace, name))
+    });
+    names
+        .map(|(kind, namespace, name)| PolicyFailure {
+            kind: kind.to_owned(),
+            namespace: Some(namespace.to_owned()),
+            name: name.to_owned(),
+            failure: failure.clone(),
+        })
         .collect()
 }
 

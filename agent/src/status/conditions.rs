@@ -308,6 +308,7 @@ mod tests {
         let mut report = node("new", None);
         report.policy_failures.push(PolicyFailure {
             kind: "AdminNetworkPolicy".into(),
+            namespace: None,
             name: "guard".into(),
             failure: failure("NoHostInterface"),
         });

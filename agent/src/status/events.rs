@@ -79,7 +79,7 @@ impl Announcer {
     }
 
     /// Forgets what was told of policies that are gone.
-    pub(super) fn forget_all_but(&mut self, policies: &[PolicyRecord]) {
+    pub(super) fn forget_all_but(&mut self, policies: &[&PolicyRecord]) {
         if self.told.is_empty() {
             return;
         }
@@ -112,7 +112,7 @@ fn event(record: &PolicyRecord, problem: &Problem, instance: &str) -> Event {
             problem.message.clone(),
             NOTE_LIMIT,
         )),
-        reason: Some(camel_case(problem.id)),
+        reason: Some(reason(problem)),
         regarding: Some(ObjectReference {
             api_version: Some("networking.k8s.io/v1".to_owned()),
             kind: Some("NetworkPolicy".to_owned()),
@@ -136,7 +136,18 @@ fn event_name(record: &PolicyRecord, problem: &Problem) -> String {
     format!("{prefix}.{:016x}", fnv1a(said.bytes()))
 }
 
-/// `never-matches` as `NeverMatches`.
+/// In one word, what a problem comes to.
+fn reason(problem: &Problem) -> String {
+    match problem.id {
+        "named-port-unresolved" => "UnresolvedNamedPort".to_owned(),
+        "selects-nothing" | "peer-selects-nothing" => "NeverMatches".to_owned(),
+        // What no API server should have taken is read so that it admits nothing.
+        _ if problem.is_error => "FailClosedRule".to_owned(),
+        id => camel_case(id),
+    }
+}
+
+/// `host-bits` as `HostBits`.
 fn camel_case(id: &str) -> String {
     id.split('-')
         .flat_map(|word| {
@@ -169,7 +180,7 @@ mod tests {
 
     fn problem(message: &str) -> Problem {
         Problem {
-            id: "never-matches",
+            id: "selects-nothing",
             is_error: false,
             message: message.into(),
         }
@@ -187,6 +198,11 @@ mod tests {
         assert_ne!(a.metadata.name, other.metadata.name);
         let mut recreated = record();
         recreated.uid = "u2".into();
+        let mut invalid = problem("m");
+        (invalid.id, invalid.is_error) = ("invalid-object", true);
+        assert_eq!(reason(&invalid), "FailClosedRule");
+        invalid.is_error = false;
+        assert_eq!(reason(&invalid), "InvalidObject");
         let other = event(&recreated, &problem("m"), "n1");
         assert_ne!(a.metadata.name, other.metadata.name);
     }

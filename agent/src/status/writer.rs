@@ -26,6 +26,7 @@ use super::{
     conditions::{self, Fleet},
     events::Announcer,
     report::{self, NodeEnforcement, NodeEnforcementSpec},
+    ties::can_disagree,
 };
 use crate::{
     index::{Kind, PolicyRecord},
@@ -51,6 +52,8 @@ pub struct Pace {
     pub report: Duration,
     /// Pause between two rounds over all policies.
     pub conditions: Duration,
+    /// Pause between two looks for policies that never match. What is found twice in a row is told.
+    pub survey: Duration,
 }
 
 impl Default for Pace {
@@ -58,6 +61,7 @@ impl Default for Pace {
         Self {
             report: Duration::from_secs(1),
             conditions: Duration::from_secs(5),
+            survey: Duration::from_mins(1),
         }
     }
 }
@@ -206,11 +210,13 @@ impl Writer {
         }
     }
 
-    /// Writes what differs from what `view` says is there; says whether everything was written.
+    /// Writes what differs from what `view` says is there, and tells what was found of NetworkPolicies;
+    /// says whether everything was written.
     pub async fn round(
         &mut self,
         view: &View,
         reports: &BTreeMap<Arc<str>, NodeEnforcementSpec>,
+        found: &[PolicyRecord],
     ) -> bool {
         let fleet: Fleet = view
             .nodes
@@ -221,14 +227,22 @@ impl Writer {
         let mut complete = true;
         for record in &view.policies {
             if record.policy.kind == PolicyKind::NetworkPolicy {
-                complete &= self.announcer.announce(record).await;
                 continue;
             }
             let ties = ties(record, &view.policies);
             let desired = conditions::desired(record, &ties, &fleet, &digest, Timestamp::now());
             complete &= self.write(record, desired).await;
         }
-        self.announcer.forget_all_but(&view.policies);
+        let records: Vec<&PolicyRecord> = view
+            .policies
+            .iter()
+            .filter(|record| record.policy.kind == PolicyKind::NetworkPolicy)
+            .chain(found)
+            .collect();
+        for record in &records {
+            complete &= self.announcer.announce(record).await;
+        }
+        self.announcer.forget_all_but(&records);
         self.underway
             .retain(|policy, _| view.policies.iter().any(|record| record.policy == *policy));
         complete
@@ -300,7 +314,7 @@ async fn patch(
     }
 }
 
-/// Other policies of the same tier and priority, whose order among each other the API leaves open.
+/// Other policies of the same tier and priority that can disagree with it.
 fn ties<'a>(record: &PolicyRecord, policies: &'a [PolicyRecord]) -> Vec<&'a PolicyRecord> {
     let Some(order) = record.order else {
         return Vec::new();
@@ -308,6 +322,10 @@ fn ties<'a>(record: &PolicyRecord, policies: &'a [PolicyRecord]) -> Vec<&'a Poli
     policies
         .iter()
         .filter(|other| other.order == Some(order) && other.policy != record.policy)
+        .filter(|other| match (&record.meaning, &other.meaning) {
+            (Some(mine), Some(theirs)) => can_disagree(mine, theirs),
+            (None, _) | (_, None) => false,
+        })
         .collect()
 }
 

@@ -15,8 +15,6 @@ use kube::{Client, Config, config::AuthInfo};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::proxy::{Proxy, Weather};
-
 /// Users who have a token of the same name.
 const ADMIN: &str = "admin";
 
@@ -99,15 +97,15 @@ impl ControlPlane {
 
     /// What a client of the user `token` is made of.
     pub(crate) fn config_of(&self, token: &str) -> Config {
-        config_through(self.port, token)
-    }
-
-    /// A client of somebody who may do everything, over a [`Proxy`](crate::proxy::Proxy).
-    pub(crate) async fn proxied(&self, weather: Weather, patience: Duration) -> (Proxy, Client) {
-        let proxy = Proxy::start(self.port, weather).await;
-        let config = config_through(proxy.port, ADMIN);
-        let client = agent::kubernetes::client(config, patience).unwrap();
-        (proxy, client)
+        let url = format!("https://127.0.0.1:{}", self.port);
+        let mut config = Config::new(url.parse().unwrap());
+        config.accept_invalid_certs = true;
+        config.connect_timeout = Some(Duration::from_secs(5));
+        config.auth_info = AuthInfo {
+            token: Some(token.to_owned().into()),
+            ..AuthInfo::default()
+        };
+        config
     }
 
     /// Ends the API server; etcd keeps what it holds.
@@ -185,7 +183,8 @@ impl ControlPlane {
                 json!({"requestPut": {"key": base64(&key), "value": value}})
             })
             .collect();
-        // etcd takes 128 operations at once.
+        // etcd takes 128 operations at once. What is put at once has one version, which only a server that
+        // nobody watches can cope with.
         for puts in puts.chunks(100) {
             self.etcd("kv/txn", &json!({"success": puts}).to_string());
         }
@@ -212,18 +211,6 @@ impl ControlPlane {
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
-}
-
-fn config_through(port: u16, token: &str) -> Config {
-    let url = format!("https://127.0.0.1:{port}");
-    let mut config = Config::new(url.parse().unwrap());
-    config.accept_invalid_certs = true;
-    config.connect_timeout = Some(Duration::from_secs(5));
-    config.auth_info = AuthInfo {
-        token: Some(token.to_owned().into()),
-        ..AuthInfo::default()
-    };
-    config
 }
 
 async fn is_ready(client: &Client) -> bool {

@@ -10,9 +10,8 @@ use serde_json::{Value, json};
 use crate::{
     cluster::{Cluster, deny_from, eventually, network_policy, pod},
     control_plane::ControlPlane,
-    node::{Node, Told},
-    proxy::Weather,
-    watches::ready,
+    node::{Node, Told, ready},
+    proxy::{self, Weather},
 };
 
 /// The pods of `shop`, on one node.
@@ -60,7 +59,7 @@ async fn a_cut_network_delays_and_loses_nothing() {
     };
     let (cluster, node) = shop(&plane).await;
     let config = impatient(&node);
-    let (network, client) = plane.proxied(Weather::Fair, config.watch.timeout).await;
+    let (network, client) = proxy::client(&plane, Weather::Fair, config.watch.timeout).await;
     let (running, told) = node.start_with(&config, &client);
     ready(&running).await;
     enforces(&told, &["api", "db", "web"]).await;
@@ -119,7 +118,7 @@ async fn a_slow_server_is_waited_for() {
     // Reading takes longer than a watch may last.
     let config = impatient(&node);
     let slow = Weather::Slow(4096, Duration::from_millis(2));
-    let (network, client) = plane.proxied(slow, Duration::from_secs(30)).await;
+    let (network, client) = proxy::client(&plane, slow, Duration::from_secs(30)).await;
     let (running, told) = node.start_with(&config, &client);
     ready(&running).await;
     enforces(&told, &["api", "db", "web"]).await;

@@ -16,6 +16,7 @@ mod control_plane;
 mod manifests;
 mod node;
 mod proxy;
+mod shop;
 
 mod enforcement;
 mod faults;

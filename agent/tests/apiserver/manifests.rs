@@ -10,8 +10,7 @@ use serde_json::{Value, json};
 use crate::{
     cluster::{Cluster, deny_from, eventually, network_policy},
     control_plane::ControlPlane,
-    node::Node,
-    watches::ready,
+    node::{Node, ready},
 };
 
 #[tokio::test]

@@ -22,6 +22,8 @@ use kube::Client;
 use policy_compiler::{lower::Image, model::PodKey, snapshot::Options};
 use tempfile::TempDir;
 
+use crate::cluster::eventually;
+
 /// A network namespace that stands for a node, with a folder for everything an agent keeps.
 pub(crate) struct Node {
     pub(crate) name: String,
@@ -98,6 +100,7 @@ impl Node {
             pace: Pace {
                 report: Duration::from_millis(50),
                 conditions: Duration::from_millis(100),
+                survey: Duration::from_millis(200),
             },
             lease: Duration::from_secs(3),
         }
@@ -118,6 +121,14 @@ impl Node {
     fn pods(&self) -> PathBuf {
         self.dir.path().join("pods")
     }
+}
+
+/// Waits until the agent says that it is ready.
+pub(crate) async fn ready(running: &Running) {
+    eventually("ready", async || {
+        running.health.unready().is_empty().then_some(())
+    })
+    .await;
 }
 
 /// Runs what must not run on a thread of an asynchronous runtime.

@@ -3,6 +3,7 @@
 
 use std::{io, net::Ipv4Addr, time::Duration};
 
+use kube::Client;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpSocket, TcpStream},
@@ -10,6 +11,8 @@ use tokio::{
     task::JoinHandle,
     time::sleep,
 };
+
+use crate::control_plane::ControlPlane;
 
 /// What happens to the bytes of every connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,16 +25,31 @@ pub(crate) enum Weather {
     Cut,
 }
 
+/// A client of somebody who may do everything, with such a network in between; it takes a connection
+/// that is silent for longer than `quiet` to be dead.
+pub(crate) async fn client(
+    plane: &ControlPlane,
+    weather: Weather,
+    quiet: Duration,
+) -> (Proxy, Client) {
+    let mut config = plane.config_of("admin");
+    let port = config.cluster_url.port_u16().unwrap();
+    let proxy = Proxy::start(port, weather).await;
+    let url = format!("https://127.0.0.1:{}", proxy.port);
+    config.cluster_url = url.parse().unwrap();
+    (proxy, agent::kubernetes::client(config, quiet).unwrap())
+}
+
 /// Forwards connections to a local port.
 pub(crate) struct Proxy {
-    pub(crate) port: u16,
+    port: u16,
     weather: watch::Sender<Weather>,
     accepting: JoinHandle<()>,
 }
 
 impl Proxy {
     /// A proxy in front of `port` of this machine.
-    pub(crate) async fn start(port: u16, weather: Weather) -> Self {
+    async fn start(port: u16, weather: Weather) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (weather, told) = watch::channel(weather);

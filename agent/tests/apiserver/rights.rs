@@ -17,8 +17,7 @@ use serde_json::{Value, json};
 use crate::{
     cluster::{Cluster, deny_from, eventually},
     control_plane::ControlPlane,
-    node::Node,
-    watches::ready,
+    node::{Node, ready},
 };
 
 /// The objects of the manifests that an installation consists of.

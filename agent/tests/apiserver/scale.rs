@@ -6,8 +6,7 @@ use serde_json::json;
 use crate::{
     cluster::{Cluster, eventually, network_policy},
     control_plane::ControlPlane,
-    node::Node,
-    watches::ready,
+    node::{Node, ready},
 };
 
 const PODS: usize = 10_000;

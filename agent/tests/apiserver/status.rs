@@ -2,13 +2,14 @@
 //! Status: what it says, who writes it, and how rarely.
 
 use agent::kubernetes::Running;
+use k8s_openapi::api::events::v1::Event;
+use kube::{Api, api::ListParams};
 use serde_json::{Value, json};
 
 use crate::{
     cluster::{Cluster, deny_from, eventually, network_policy},
     control_plane::ControlPlane,
-    node::Node,
-    watches::ready,
+    node::{Node, ready},
 };
 
 /// The condition `name` of an object: status, reason, message.
@@ -183,7 +184,16 @@ async fn what_cannot_be_enforced_as_written_is_said() {
     }]);
     cluster.apply(&closed).await;
     cluster.apply(&deny_from("one", 10, "evil")).await;
-    cluster.apply(&deny_from("other", 10, "evil")).await;
+    // Equal priorities matter only where the policies can disagree.
+    cluster.apply(&deny_from("agrees", 10, "evil")).await;
+    let mut other = deny_from("other", 10, "evil");
+    other["spec"]["ingress"][0]["action"] = json!("Allow");
+    cluster.apply(&other).await;
+    let mut elsewhere = other.clone();
+    elsewhere["metadata"]["name"] = json!("elsewhere");
+    elsewhere["spec"]["ingress"][0]["from"][0]["pods"]["podSelector"]["matchLabels"]["app"] =
+        json!("good");
+    cluster.apply(&elsewhere).await;
     let node = Node::new("n1");
     let (running, _) = node.start(&plane.client());
     ready(&running).await;
@@ -207,7 +217,17 @@ async fn what_cannot_be_enforced_as_written_is_said() {
     })
     .await;
     assert_eq!(tie.0, "True");
-    assert!(tie.2.contains("AdminNetworkPolicy other"), "{}", tie.2);
+    assert!(
+        tie.2
+            .starts_with("same priority as AdminNetworkPolicy other;"),
+        "{}",
+        tie.2
+    );
+    let alone = eventually("no tie", async || {
+        condition(&cluster, &elsewhere, "Accepted").await
+    })
+    .await;
+    assert_eq!(alone.1, "Valid", "{}", alone.2);
     running.stop().await;
 }
 
@@ -327,4 +347,105 @@ async fn the_lease_changes_hands() {
     // The report of the first node still stands, and says that it has not seen the policy.
     says(&cluster, &guard, "1/2 nodes; n1: Pending").await;
     second.stop().await;
+}
+
+/// Reasons of the Warnings about NetworkPolicy `name` in `shop`, with their notes.
+async fn warnings(plane: &ControlPlane, name: &str) -> Vec<(String, String)> {
+    let api: Api<Event> = Api::namespaced(plane.client(), "shop");
+    let events = api.list(&ListParams::default()).await.unwrap().items;
+    let about = |event: &Event| {
+        let regarding = event.regarding.as_ref();
+        regarding.and_then(|object| object.name.as_deref()) == Some(name)
+    };
+    let mut found: Vec<(String, String)> = events
+        .into_iter()
+        .filter(|event| about(event) && event.type_.as_deref() == Some("Warning"))
+        .map(|event| {
+            (
+                event.reason.unwrap_or_default(),
+                event.note.unwrap_or_default(),
+            )
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+#[tokio::test]
+async fn network_policies_that_cannot_work_are_warned_about_once() {
+    let Some(plane) = ControlPlane::start().await else {
+        return;
+    };
+    let Some(cluster) = prepare(&plane).await else {
+        return;
+    };
+    let node = Node::new("n1");
+    node.add_pod("s1", "10.1.0.1/32");
+    cluster.pod("shop", "web", "n1", "10.1.0.1").await;
+    cluster.pod("shop", "api", "n2", "10.1.0.2").await;
+    let good = network_policy("shop", "web", &["api"]);
+    let mut unnamed = network_policy("shop", "api", &["web"]);
+    unnamed["metadata"]["name"] = json!("unnamed");
+    unnamed["spec"]["ingress"][0]["ports"] = json!([{"port": "htpp"}]);
+    let lonely = network_policy("shop", "lonely", &["web"]);
+    let mut unheard = network_policy("shop", "web", &["nobody"]);
+    unheard["metadata"]["name"] = json!("unheard");
+    for policy in [&good, &unnamed, &lonely, &unheard] {
+        cluster.apply(policy).await;
+    }
+    // Older API servers stored what today's refuse.
+    let closed = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {
+            "namespace": "shop", "name": "closed", "uid": "closed", "generation": 1,
+            "creationTimestamp": "2020-01-01T00:00:00Z",
+        },
+        "spec": {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{
+            "from": [{"podSelector": {}, "ipBlock": {"cidr": "10.0.0.0/8"}}],
+        }]},
+    });
+    let key = "/registry/networkpolicies/shop/closed".to_owned();
+    plane.store(std::iter::once((key, closed)));
+
+    let mut config = node.config();
+    config.settings.capacity.rows = 0;
+    let (running, _) = node.start(&plane.client());
+    ready(&running).await;
+    for (name, reason, part) in [
+        ("unnamed", "UnresolvedNamedPort", "htpp"),
+        ("lonely", "NeverMatches", "spec.podSelector"),
+        ("unheard", "NeverMatches", "spec.ingress[0].from[0]"),
+        ("closed", "FailClosedRule", "spec.ingress[0].from[0]"),
+    ] {
+        let found = eventually(name, async || warnings(&plane, name).await.pop()).await;
+        assert_eq!(found.0, reason, "{}", found.1);
+        assert!(found.1.contains(part), "{}", found.1);
+    }
+    assert_eq!(warnings(&plane, "web").await, []);
+
+    // The next one to write finds everything told.
+    let told = writes(&running, "event", "written");
+    running.stop().await;
+    let (running, _) = node.start(&plane.client());
+    eventually("told before", async || {
+        (writes(&running, "event", "unchanged") == told).then_some(())
+    })
+    .await;
+    assert_eq!(writes(&running, "event", "written"), 0);
+    running.stop().await;
+
+    // Tables that do not fit are the affair of the policies that take the most room.
+    let (running, _) = node.start_with(&config, &plane.client());
+    let overflows = async |name: &str| {
+        let found = warnings(&plane, name).await;
+        found
+            .into_iter()
+            .find(|(reason, _)| reason == "TableOverflow")
+    };
+    let (_, note) = eventually("overflow", async || overflows("web").await).await;
+    assert!(
+        note.starts_with("node n1: ") && note.contains("do not fit"),
+        "{note}"
+    );
+    running.stop().await;
 }

@@ -1,22 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Watches: the first reading, changes, late kinds, restarts, refusals.
 
-use agent::kubernetes::Running;
 use serde_json::json;
 
 use crate::{
     cluster::{Cluster, deny_from, eventually, network_policy, pod},
     control_plane::ControlPlane,
-    node::Node,
+    node::{Node, ready},
 };
-
-/// Waits until the agent says that it is ready.
-pub(crate) async fn ready(running: &Running) {
-    eventually("ready", async || {
-        running.health.unready().is_empty().then_some(())
-    })
-    .await;
-}
 
 #[tokio::test]
 async fn objects_become_tables() {

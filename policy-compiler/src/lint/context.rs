@@ -2,6 +2,7 @@
 //! What lints look at: the snapshot, its evaluation, and the documents as written.
 
 use std::{
+    cell::OnceCell,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
@@ -27,8 +28,7 @@ pub(super) struct Context<'a> {
     pub(super) documents: &'a [Document],
     /// The live pods of each namespace.
     pub(super) pods: BTreeMap<Arc<str>, Vec<Arc<Pod>>>,
-    /// Live pods that policies cannot tell apart.
-    pub(super) classes: Vec<Class>,
+    classes: OnceCell<Vec<Class>>,
     /// Pods that answer DNS queries, as far as labels and port names tell.
     pub(super) dns: Vec<Endpoint>,
 }
@@ -40,7 +40,6 @@ impl<'a> Context<'a> {
         documents: &'a [Document],
     ) -> Self {
         let mut pods: BTreeMap<Arc<str>, Vec<Arc<Pod>>> = BTreeMap::new();
-        let mut live = Vec::new();
         for pod in snapshot
             .pods
             .values()
@@ -49,7 +48,6 @@ impl<'a> Context<'a> {
             pods.entry(pod.key.namespace.clone())
                 .or_default()
                 .push(pod.clone());
-            live.push(Endpoint::Pod(pod.key.clone()));
         }
         let is_dns = |pod: &&Arc<Pod>| {
             let labels = [
@@ -76,12 +74,21 @@ impl<'a> Context<'a> {
             .map(|pod| Endpoint::Pod(pod.key.clone()));
         Self {
             dns: dns.collect(),
-            classes: evaluator.classes(&live, None),
+            classes: OnceCell::new(),
             snapshot,
             evaluator,
             documents,
             pods,
         }
+    }
+
+    /// Live pods that policies cannot tell apart.
+    pub(super) fn classes(&self) -> &[Class] {
+        self.classes.get_or_init(|| {
+            let pods = self.pods.values().flatten();
+            let live: Vec<Endpoint> = pods.map(|pod| Endpoint::Pod(pod.key.clone())).collect();
+            self.evaluator.classes(&live, None)
+        })
     }
 
     /// The live pods of a namespace, hostNetwork ones included.

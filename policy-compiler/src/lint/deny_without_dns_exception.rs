@@ -26,7 +26,7 @@ pub(super) const LINT: Lint = Lint {
 
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     let mut denied: BTreeMap<RuleRef, Vec<&Endpoint>> = BTreeMap::new();
-    for class in &context.classes {
+    for class in context.classes() {
         for partition in lookups(context, class) {
             let Outcome::Decided {
                 verdict: Verdict::Deny,

@@ -26,7 +26,7 @@ pub(super) const LINT: Lint = Lint {
 
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     let mut blocked: BTreeMap<PolicyRef, Vec<&Endpoint>> = BTreeMap::new();
-    for class in &context.classes {
+    for class in context.classes() {
         let answers = lookups(context, class);
         let denied = |partition: &PortMap<Outcome>| {
             matches!(
@@ -80,7 +80,7 @@ pub(super) fn lookups(context: &Context<'_>, class: &Class) -> Vec<PortMap<Outco
     if is_dns || class.party.pod().is_none() {
         return Vec::new();
     }
-    let servers = context.classes.iter().filter(|server| {
+    let servers = context.classes().iter().filter(|server| {
         server
             .members
             .first()

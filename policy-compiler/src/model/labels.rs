@@ -67,6 +67,27 @@ impl Selector {
     }
 }
 
+impl Selector {
+    /// Whether there are labels that both selectors match.
+    pub fn meets(&self, other: &Self) -> bool {
+        let both = || self.requirements.iter().chain(&other.requirements);
+        // A key counts by itself: absent, with a value that is listed somewhere, or with another one.
+        both().all(|of| {
+            let same = || both().filter(|requirement| requirement.key == of.key);
+            let listed = || same().flat_map(|requirement| &requirement.values);
+            let other: String = listed().map(|value| &**value).chain(["+"]).collect();
+            let values = listed().map(|value| &**value).chain([&*other]);
+            let absent = Labels::default();
+            let mut candidates = values.map(|value| {
+                let key: Arc<str> = of.key.clone();
+                [(key, value)].into_iter().collect::<Labels>()
+            });
+            let fits = |labels: &Labels| same().all(|requirement| requirement.matches(labels));
+            fits(&absent) || candidates.any(|labels| fits(&labels))
+        })
+    }
+}
+
 /// One term of a selector.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Requirement {
@@ -122,5 +143,58 @@ impl Selection {
             Self::Matching(selector) => selector.matches(labels),
             Self::Nothing => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn selector(terms: &[(&str, Operator, &[&str])]) -> Selector {
+        let terms = terms.iter().map(|(key, operator, values)| Requirement {
+            key: (*key).into(),
+            operator: *operator,
+            values: values.iter().map(|value| (*value).into()).collect(),
+        });
+        Selector::new(terms.collect())
+    }
+
+    #[track_caller]
+    fn check(a: &[(&str, Operator, &[&str])], b: &[(&str, Operator, &[&str])], meet: bool) {
+        assert_eq!(selector(a).meets(&selector(b)), meet);
+        assert_eq!(selector(b).meets(&selector(a)), meet);
+    }
+
+    #[test]
+    fn selectors_meet_where_labels_fit_both() {
+        use Operator::{DoesNotExist, Exists, In, NotIn};
+        check(&[], &[], true);
+        check(&[("app", In, &["a"])], &[], true);
+        check(&[("app", In, &["a"])], &[("app", In, &["b"])], false);
+        check(
+            &[("app", In, &["a", "b"])],
+            &[("app", In, &["b", "c"])],
+            true,
+        );
+        check(&[("app", In, &["a"])], &[("tier", In, &["b"])], true);
+        check(&[("app", In, &["a"])], &[("app", NotIn, &["a"])], false);
+        check(&[("app", In, &["a", "b"])], &[("app", NotIn, &["a"])], true);
+        check(&[("app", NotIn, &["a"])], &[("app", NotIn, &["b"])], true);
+        check(
+            &[("app", Exists, &[])],
+            &[("app", DoesNotExist, &[])],
+            false,
+        );
+        check(
+            &[("app", NotIn, &["a"])],
+            &[("app", DoesNotExist, &[])],
+            true,
+        );
+        check(
+            &[("app", Exists, &[]), ("app", NotIn, &["a"])],
+            &[("app", NotIn, &["b"])],
+            true,
+        );
+        check(&[("app", In, &["a"])], &[("app", DoesNotExist, &[])], false);
     }
 }
