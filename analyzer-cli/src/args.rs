@@ -51,7 +51,7 @@ pub enum Command {
     /// The connectivity picture: dot, mermaid, svg or html
     Graph,
     /// The part of a cluster that decides, for later commands: `snapshot -o FILE`
-    Snapshot,
+    Snapshot(SnapshotArgs),
     /// Every document read and what became of it
     Inputs,
     /// What a finding means
@@ -145,6 +145,9 @@ pub struct LintArgs {
     /// Only these codes or names
     #[arg(long, value_delimiter = ',')]
     pub only: Vec<String>,
+    /// Correct in the files what can be corrected mechanically, then report the rest
+    #[arg(long)]
+    pub fix: bool,
 }
 
 /// The least severity that fails a lint run.
@@ -173,6 +176,14 @@ pub struct TestArgs {
 pub struct ReplayArgs {
     /// JSON lines: flows, Hubble flows or the agent's events; `-` for standard input
     pub flows: String,
+}
+
+/// Arguments of `snapshot`.
+#[derive(Args, Debug)]
+pub struct SnapshotArgs {
+    /// Hash names and labels, with a new key each time: every verdict stays the same
+    #[arg(long)]
+    pub redact: bool,
 }
 
 /// Arguments of `rule`.

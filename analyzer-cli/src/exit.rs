@@ -37,6 +37,11 @@ impl From<ExitStatus> for ExitCode {
     }
 }
 
+/// Nothing can be answered, because what decides is not known; why is said before.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct UnknownError(pub &'static str);
+
 /// Something the user has to put right.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]

@@ -32,7 +32,7 @@ pub use exit::ExitStatus;
 
 use crate::{
     args::{Command, InputArgs, Output, OutputArgs},
-    exit::UsageError,
+    exit::{UnknownError, UsageError},
     load::World,
 };
 
@@ -60,7 +60,11 @@ pub fn main() -> ExitStatus {
         Err(error) if is_broken_pipe(&error) => ExitStatus::Success,
         Err(error) => {
             render::diagnostics::failure(&error);
-            ExitStatus::Usage
+            if error.is::<UnknownError>() {
+                ExitStatus::Incomplete
+            } else {
+                ExitStatus::Usage
+            }
         }
     }
 }
@@ -78,7 +82,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitStatus> {
         Command::Lint(args) => command::lint::run(&io, args),
         Command::Replay(args) => command::replay::run(&io, args),
         Command::Graph => command::graph::run(&io),
-        Command::Snapshot => command::snapshot::run(&io),
+        Command::Snapshot(args) => command::snapshot::run(&io, args),
         Command::Inputs => command::inputs::run(&io),
         Command::Rule(args) => command::rule::run(&io, args),
         Command::Completions(args) => command::shell::completions(&io, args),

@@ -2,14 +2,6 @@
 //! What does the cluster hold that decides about traffic?
 
 use anyhow::Context;
-use k8s_openapi::{
-    api::{
-        core::v1::{Namespace, Node, Pod, Service},
-        discovery::v1::EndpointSlice,
-        networking::v1::NetworkPolicy,
-    },
-    serde::{Serialize, de::DeserializeOwned},
-};
 use kube::{
     Api, Client, Config,
     api::{ApiResource, DynamicObject, GroupVersionKind, ListParams},
@@ -17,9 +9,15 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::{args::InputArgs, exit::UsageError, load::Source};
+use crate::{
+    args::InputArgs,
+    exit::UsageError,
+    load::{Listing, Source, Unlisted},
+};
 
-/// Lists everything that decides, one source per kind.
+/// Lists everything that decides, one source per kind, and one that says what could not be listed.
+///
+/// `-n NS` without `-A` lists only what lives in that namespace, beside what lives in none.
 pub fn read(args: &InputArgs) -> anyhow::Result<Vec<Source>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -30,21 +28,32 @@ pub fn read(args: &InputArgs) -> anyhow::Result<Vec<Source>> {
 
 async fn list_all(args: &InputArgs) -> anyhow::Result<Vec<Source>> {
     let client = client(args).await?;
-    let mut sources = vec![
-        core::<Namespace>(&client, "v1", "Namespace").await?,
-        core::<Node>(&client, "v1", "Node").await?,
-        core::<Pod>(&client, "v1", "Pod").await?,
-        core::<Service>(&client, "v1", "Service").await?,
-        core::<EndpointSlice>(&client, "discovery.k8s.io/v1", "EndpointSlice").await?,
-        core::<NetworkPolicy>(&client, "networking.k8s.io/v1", "NetworkPolicy").await?,
-    ];
-    for (version, kind) in [
-        ("v1alpha1", "AdminNetworkPolicy"),
-        ("v1alpha1", "BaselineAdminNetworkPolicy"),
-        ("v1alpha2", "ClusterNetworkPolicy"),
-    ] {
-        sources.extend(policies(&client, version, kind).await?);
+    let namespace = args.namespace.as_deref().filter(|_| !args.all_namespaces);
+    let mut listing = Listing {
+        namespace: namespace.map(str::to_owned),
+        unlisted: Vec::new(),
+    };
+    let mut sources = Vec::new();
+    for kind in KINDS {
+        match kind.list(&client, namespace).await {
+            Ok(items) => sources.push(kind.source(items)?),
+            Err(kube::Error::Api(status)) if status.code == 404 && !kind.is_core => {}
+            Err(kube::Error::Api(status)) if status.code == 403 => {
+                listing.unlisted.push(Unlisted {
+                    kind: kind.name.to_owned(),
+                    reason: status.message,
+                });
+            }
+            Err(error) => {
+                let kind = kind.name;
+                return Err(UsageError::new(format!("cannot list {kind}: {error}")).into());
+            }
+        }
     }
+    sources.push(Source {
+        name: "live:Listing".to_owned(),
+        text: serde_json::to_string_pretty(&listing.document())?,
+    });
     Ok(sources)
 }
 
@@ -65,65 +74,98 @@ async fn client(args: &InputArgs) -> anyhow::Result<Client> {
     Client::try_from(config).context("cannot use the kubeconfig")
 }
 
-/// Lists a kind that every cluster has. Without permission nothing can be answered, because what is
-/// missing could decide anything.
-async fn core<K>(client: &Client, api_version: &str, kind: &str) -> anyhow::Result<Source>
-where
-    K: Clone + DeserializeOwned + Serialize + std::fmt::Debug + kube::Resource<DynamicType = ()>,
-{
-    let list = Api::<K>::all(client.clone())
-        .list(&ListParams::default())
-        .await;
-    let list = list.map_err(|error| refused(kind, &error))?;
-    let items = list
-        .items
-        .iter()
-        .map(serde_json::to_value)
-        .collect::<Result<Vec<_>, _>>()?;
-    source(api_version, kind, items)
+/// A kind of object that decides.
+struct Kind {
+    group: &'static str,
+    version: &'static str,
+    name: &'static str,
+    is_namespaced: bool,
+    /// Every cluster has it; other kinds may not be installed, and then there is none of them.
+    is_core: bool,
 }
 
-/// Lists a kind of policy that may not be installed.
-async fn policies(client: &Client, version: &str, kind: &str) -> anyhow::Result<Option<Source>> {
-    let gvk = GroupVersionKind::gvk("policy.networking.k8s.io", version, kind);
-    let resource = ApiResource::from_gvk(&gvk);
-    let api = Api::<DynamicObject>::all_with(client.clone(), &resource);
-    let list = match api.list(&ListParams::default()).await {
-        Ok(list) => list,
-        Err(kube::Error::Api(status)) if status.code == 404 => return Ok(None),
-        Err(error) => return Err(refused(kind, &error).into()),
-    };
-    let items = list
-        .items
-        .iter()
-        .map(serde_json::to_value)
-        .collect::<Result<Vec<_>, _>>()?;
-    let api_version = format!("policy.networking.k8s.io/{version}");
-    source(&api_version, kind, items).map(Some)
-}
+impl Kind {
+    const fn core(group: &'static str, name: &'static str, is_namespaced: bool) -> Self {
+        Self {
+            group,
+            version: "v1",
+            name,
+            is_namespaced,
+            is_core: true,
+        }
+    }
 
-fn refused(kind: &str, error: &kube::Error) -> UsageError {
-    UsageError::new(format!("cannot list {kind}: {error}"))
-        .help("without them every verdict would be unknown; the user needs `list` on the kind in all namespaces")
-}
+    const fn policy(version: &'static str, name: &'static str) -> Self {
+        Self {
+            group: "policy.networking.k8s.io",
+            version,
+            name,
+            is_namespaced: false,
+            is_core: false,
+        }
+    }
 
-fn source(api_version: &str, kind: &str, items: Vec<Value>) -> anyhow::Result<Source> {
-    let items: Vec<Value> = items
-        .into_iter()
-        .map(|mut item| {
+    /// The objects, with every field that the server has, known here or not.
+    async fn list(
+        &self,
+        client: &Client,
+        namespace: Option<&str>,
+    ) -> Result<Vec<DynamicObject>, kube::Error> {
+        let gvk = GroupVersionKind::gvk(self.group, self.version, self.name);
+        let resource = ApiResource::from_gvk(&gvk);
+        let everything: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+        match namespace {
+            // One namespace may be readable to somebody who may not list them.
+            Some(namespace) if self.name == "Namespace" => {
+                everything.get(namespace).await.map(|found| vec![found])
+            }
+            Some(namespace) if self.is_namespaced => {
+                let own: Api<DynamicObject> =
+                    Api::namespaced_with(client.clone(), namespace, &resource);
+                own.list(&ListParams::default())
+                    .await
+                    .map(|list| list.items)
+            }
+            _ => {
+                let list = everything.list(&ListParams::default()).await;
+                list.map(|list| list.items)
+            }
+        }
+    }
+
+    /// The objects as a manifest: items of lists do not say what they are.
+    fn source(&self, items: Vec<DynamicObject>) -> anyhow::Result<Source> {
+        let api_version = if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        };
+        let mut objects = Vec::new();
+        for mut item in items {
+            item.metadata.managed_fields = None;
+            let mut item = serde_json::to_value(item)?;
             if let Some(object) = item.as_object_mut() {
                 object.insert("apiVersion".to_owned(), json!(api_version));
-                object.insert("kind".to_owned(), json!(kind));
-                if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-                    metadata.remove("managedFields");
-                }
+                object.insert("kind".to_owned(), json!(self.name));
             }
-            item
+            objects.push(item);
+        }
+        let list: Value = json!({"apiVersion": "v1", "kind": "List", "items": objects});
+        Ok(Source {
+            name: format!("live:{}", self.name),
+            text: serde_json::to_string_pretty(&list)?,
         })
-        .collect();
-    let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
-    Ok(Source {
-        name: format!("live:{kind}"),
-        text: serde_json::to_string_pretty(&list)?,
-    })
+    }
 }
+
+const KINDS: [Kind; 9] = [
+    Kind::core("", "Namespace", false),
+    Kind::core("", "Node", false),
+    Kind::core("", "Pod", true),
+    Kind::core("", "Service", true),
+    Kind::core("discovery.k8s.io", "EndpointSlice", true),
+    Kind::core("networking.k8s.io", "NetworkPolicy", true),
+    Kind::policy("v1alpha1", "AdminNetworkPolicy"),
+    Kind::policy("v1alpha1", "BaselineAdminNetworkPolicy"),
+    Kind::policy("v1alpha2", "ClusterNetworkPolicy"),
+];

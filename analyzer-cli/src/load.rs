@@ -3,6 +3,7 @@
 
 mod config;
 mod files;
+mod listing;
 mod tools;
 
 use std::{
@@ -20,11 +21,12 @@ use policy_compiler::{
 
 use crate::{
     args::{Assume, Cni, InputArgs, LocalNodeEgress, YesNo},
-    exit::{ExitStatus, UsageError},
+    exit::{ExitStatus, UnknownError, UsageError},
 };
 
 pub use config::Config;
 pub use files::Source;
+pub use listing::{Listing, Unlisted};
 pub use tools::run as run_tool;
 
 /// The input of a command.
@@ -40,6 +42,7 @@ pub struct World {
     pub namespace: String,
     assumptions: Assumptions,
     doubts: Vec<Doubt>,
+    listing: Listing,
     allow_incomplete: bool,
 }
 
@@ -48,14 +51,14 @@ impl World {
     pub fn load(args: &InputArgs) -> anyhow::Result<Self> {
         let config = Config::find(args)?;
         let sources = sources(args, &config)?;
-        Ok(Self::assemble(args, config, sources.base, sources.overlay))
+        Self::assemble(args, config, sources.base, sources.overlay).answerable()
     }
 
     /// Reads other files under the same switches.
     pub fn load_paths(args: &InputArgs, paths: &[String]) -> anyhow::Result<Self> {
         let config = Config::find(args)?;
         let base = files::read(paths, io::stdin())?;
-        Ok(Self::assemble(args, config, base, Vec::new()))
+        Self::assemble(args, config, base, Vec::new()).answerable()
     }
 
     /// Assembles texts that were read already.
@@ -65,10 +68,8 @@ impl World {
         base: Vec<Source>,
         overlay: Vec<Source>,
     ) -> Self {
-        let namespace = match (&config.namespace, args.namespace.as_str()) {
-            (Some(namespace), "default") => namespace.clone(),
-            (_, namespace) => namespace.to_owned(),
-        };
+        let given = args.namespace.clone().or_else(|| config.namespace.clone());
+        let namespace = given.unwrap_or_else(|| "default".to_owned());
         let settings = Settings {
             default_namespace: namespace.as_str().into(),
             ..Settings::default()
@@ -82,16 +83,18 @@ impl World {
         documents.retain(|document| !replaced.contains(&identity(document, &namespace)));
         documents.extend(replacing);
         diagnostics.extend(problems);
+        let listing = Listing::take(&mut documents, &mut diagnostics);
+        diagnostics.extend(listing.diagnostics());
         let mut loaded = manifest::assemble(documents, diagnostics, &settings);
         let mut assumptions = Assumptions::default();
         for assume in config.assume.iter().chain(&args.assume) {
             apply(*assume, &mut assumptions, &mut loaded);
         }
-        let doubts = if args.allow_incomplete {
-            Vec::new()
-        } else {
-            Doubt::from_diagnostics(&loaded.diagnostics, &namespace)
-        };
+        // No switch turns what nobody could list into nothing.
+        let mut doubts = listing.doubts(&loaded.snapshot);
+        if !args.allow_incomplete {
+            doubts.extend(Doubt::from_diagnostics(&loaded.diagnostics, &namespace));
+        }
         let texts = base
             .into_iter()
             .chain(overlay)
@@ -104,8 +107,23 @@ impl World {
             namespace,
             assumptions,
             doubts,
+            listing,
             allow_incomplete: args.allow_incomplete,
         }
+    }
+
+    /// Refuses an input that can say nothing about anybody.
+    fn answerable(self) -> anyhow::Result<Self> {
+        if self.listing.lacks("Pod") {
+            for diagnostic in self.listing.diagnostics() {
+                crate::render::diagnostics::note(&crate::render::diagnostics::one(
+                    &diagnostic,
+                    &self,
+                ));
+            }
+            return Err(UnknownError("without the pods every answer is unknown").into());
+        }
+        Ok(self)
     }
 
     /// Answers questions about the input.
@@ -123,7 +141,7 @@ impl World {
         self.loaded
             .diagnostics
             .iter()
-            .filter(|diagnostic| UNREADABLE.contains(&diagnostic.id))
+            .filter(|diagnostic| manifest::UNREADABLE.contains(&diagnostic.id))
     }
 
     /// How a run ends that answered as far as the input goes: incomplete if something was refused or
@@ -133,6 +151,7 @@ impl World {
             entry.makes_incomplete() || matches!(entry.fate, Fate::Rejected { .. })
         };
         if self.unreadable().next().is_some()
+            || !self.listing.unlisted.is_empty()
             || (!self.allow_incomplete && self.loaded.ledger.iter().any(refused))
         {
             ExitStatus::Incomplete
@@ -294,11 +313,3 @@ fn apply(assume: Assume, assumptions: &mut Assumptions, loaded: &mut Loaded) {
         loaded.snapshot.options.local_node_egress = local;
     }
 }
-
-/// Ids of diagnostics about text in which there is no object.
-const UNREADABLE: [&str; 4] = [
-    "malformed-document",
-    "helm-template",
-    "helm-chart",
-    "kustomization-directory",
-];

@@ -15,6 +15,7 @@ mod default_namespace;
 mod deny_without_dns_exception;
 mod dns_blocked;
 mod fail_closed_rule;
+pub mod fix;
 mod host_network_subject;
 mod inert_section;
 mod input;

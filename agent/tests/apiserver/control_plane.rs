@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A kube-apiserver with its etcd, for one test.
+//! A kube-apiserver with its etcd, for one test. The suites that talk to one include this file.
 
 use std::{
     env, fs,
@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kube::{Client, Config, config::AuthInfo};
+use kube::{Client, Config, api::ListParams, config::AuthInfo};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -106,6 +106,22 @@ impl ControlPlane {
             ..AuthInfo::default()
         };
         config
+    }
+
+    /// A kubeconfig of the user `token`, for programs.
+    pub(crate) fn kubeconfig(&self, token: &str) -> PathBuf {
+        let path = self.folder.path().join(format!("{token}.kubeconfig"));
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": token}}],
+            "clusters": [{"name": "test", "cluster": {
+                "server": format!("https://127.0.0.1:{}", self.port),
+                "insecure-skip-tls-verify": true,
+            }}],
+            "users": [{"name": token, "user": {"token": token}}],
+        });
+        fs::write(&path, config.to_string()).unwrap();
+        path
     }
 
     /// Ends the API server; etcd keeps what it holds.
@@ -214,15 +230,13 @@ impl ControlPlane {
 }
 
 async fn is_ready(client: &Client) -> bool {
-    let request = http_get("/readyz");
+    let request = kube::core::Request::new("/readyz")
+        .list(&ListParams::default())
+        .unwrap();
     client
         .request_text(request)
         .await
         .is_ok_and(|text| text == "ok")
-}
-
-fn http_get(path: &str) -> axum::http::Request<Vec<u8>> {
-    axum::http::Request::get(path).body(Vec::new()).unwrap()
 }
 
 /// The folder with the binaries.

@@ -12,6 +12,7 @@
 )]
 
 mod cluster;
+#[expect(dead_code, reason = "other suites include it, too")]
 mod control_plane;
 mod manifests;
 mod node;

@@ -50,19 +50,19 @@ pub struct InputArgs {
     /// The kubeconfig
     #[arg(long, value_name = "FILE", global = true, help_heading = "Input")]
     pub kubeconfig: Option<PathBuf>,
-    /// All namespaces of the cluster
+    /// All namespaces of the cluster, also if -n says where names without a namespace belong
     #[arg(long, short = 'A', global = true, help_heading = "Input")]
     pub all_namespaces: bool,
-    /// Namespace of objects and names that have none
+    /// Namespace of objects and names that have none (default: `default`); with --live and without
+    /// -A, the only namespace that is listed
     #[arg(
         long,
         short = 'n',
         value_name = "NS",
-        default_value = "default",
         global = true,
         help_heading = "Input"
     )]
-    pub namespace: String,
+    pub namespace: Option<String>,
     /// Manifests that replace or join those of any other source
     #[arg(long, value_name = "DIR", global = true, help_heading = "Input")]
     pub overlay: Vec<String>,

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is wrong or surprising? `lint`.
 
+use std::{fs, path::Path};
+
+use anyhow::Context;
 use policy_compiler::{
     diagnostic::{Diagnostic, ObjectRef, Severity},
     lint,
@@ -37,8 +40,22 @@ pub fn run(io: &Io<'_>, args: &LintArgs) -> anyhow::Result<ExitStatus> {
                 .into());
         }
     }
-    let world = World::load(io.input)?;
-    let findings = findings(&world, &args.only);
+    let mut world = World::load(io.input)?;
+    let mut findings = findings(&world, &args.only);
+    if args.fix {
+        let mut corrected = 0;
+        // Each correction makes the input smaller or better; the bound is for what we did not think of.
+        for _ in 0..MOST_ROUNDS {
+            let round = correct(&world, &findings)?;
+            if round == 0 {
+                break;
+            }
+            corrected += round;
+            world = World::load(io.input)?;
+            findings = self::findings(&world, &args.only);
+        }
+        diagnostics::note(&format!("corrected: {corrected}"));
+    }
     match format {
         Format::Json => io.json(&Findings::of(&findings))?,
         Format::Yaml => io.yaml(&Findings::of(&findings))?,
@@ -119,6 +136,30 @@ pub fn findings(world: &World, only: &[String]) -> Vec<Diagnostic> {
     findings.dedup();
     findings
 }
+
+/// Corrects the files that findings are about; how many corrections there were.
+fn correct(world: &World, findings: &[Diagnostic]) -> anyhow::Result<usize> {
+    let mut corrections = 0;
+    for (file, text) in &world.texts {
+        let path = Path::new(&**file);
+        // What a program printed, a cluster said or is no text cannot be written back.
+        if !path.is_file() || fs::read(path).ok().as_deref() != Some(text.as_bytes()) {
+            continue;
+        }
+        let (documents, _) = manifest::read(file, text);
+        let edits = lint::fix::edits(file, text, &documents, findings);
+        if edits.is_empty() {
+            continue;
+        }
+        fs::write(path, lint::fix::apply(text, &edits))
+            .with_context(|| format!("cannot write `{file}`"))?;
+        corrections += edits.len();
+    }
+    Ok(corrections)
+}
+
+/// Rounds of corrections.
+const MOST_ROUNDS: usize = 20;
 
 #[derive(Serialize)]
 struct Findings<'f> {

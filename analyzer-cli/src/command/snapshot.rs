@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which part of the input decides about traffic? `snapshot` writes it down for later commands.
 
+mod redact;
+
 use std::collections::BTreeMap;
 
 use anyhow::Context;
@@ -9,19 +11,23 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     Io,
-    args::Output,
+    args::{Output, SnapshotArgs},
     exit::{ExitStatus, UsageError},
+    load::{Listing, World},
 };
 
+use redact::Redactor;
+
 /// Runs `snapshot`.
-pub fn run(io: &Io<'_>) -> anyhow::Result<ExitStatus> {
+pub fn run(io: &Io<'_>, args: &SnapshotArgs) -> anyhow::Result<ExitStatus> {
     let Some(world) = io.load()? else {
         return Ok(ExitStatus::Usage);
     };
-    let mut items = Vec::new();
-    for (file, text) in &world.texts {
-        for document in manifest::read(file, text).0 {
-            items.extend(trimmed(&document.value()));
+    let mut items = objects(&world);
+    if args.redact {
+        let redactor = Redactor::new(&items);
+        for item in &mut items {
+            *item = redactor.object(item, &world.namespace);
         }
     }
     let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
@@ -43,6 +49,21 @@ pub fn run(io: &Io<'_>) -> anyhow::Result<ExitStatus> {
         }
     }
     Ok(world.status())
+}
+
+/// What decides, as it was written, in order of files and lines.
+pub(super) fn objects(world: &World) -> Vec<Value> {
+    let mut items = Vec::new();
+    for (file, text) in &world.texts {
+        for document in manifest::read(file, text).0 {
+            if Listing::is_document(&document) {
+                items.push(document.value());
+            } else {
+                items.extend(trimmed(&document.value()));
+            }
+        }
+    }
+    items
 }
 
 /// The fields of an object that policies, or the workloads' controllers, can see; `None` for kinds that

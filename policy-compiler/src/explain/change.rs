@@ -78,10 +78,17 @@ pub enum ChangePeer {
 impl ChangePeer {
     pub(super) fn of(party: &Party) -> Option<Self> {
         match (party.pod(), party.address()) {
-            (Some(pod), _) => Some(Self::Pods {
-                namespace: pod.key.namespace.clone(),
-                labels: pod.labels.clone(),
-            }),
+            (Some(pod), _) => {
+                let mut labels = pod.labels.clone();
+                // Nobody should select by what the next rollout changes.
+                labels
+                    .0
+                    .retain(|key, _| !Labels::VOLATILE.contains(&&**key));
+                Some(Self::Pods {
+                    namespace: pod.key.namespace.clone(),
+                    labels,
+                })
+            }
             (None, Some(address)) => Some(Self::Address(address)),
             (None, None) => None,
         }

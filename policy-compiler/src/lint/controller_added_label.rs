@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     diagnostic::{Diagnostic, Severity},
-    model::{NetworkPeer, Selection, Selector},
+    model::{Labels, NetworkPeer, Selection, Selector},
 };
 
 pub(super) const LINT: Lint = Lint {
@@ -47,13 +47,5 @@ fn volatile(selector: &Selector) -> Option<&str> {
     let terms = selector.requirements().iter();
     terms
         .map(|term| &*term.key)
-        .find(|key| VOLATILE.contains(key))
+        .find(|key| Labels::VOLATILE.contains(key))
 }
-
-const VOLATILE: [&str; 5] = [
-    "batch.kubernetes.io/controller-uid",
-    "controller-revision-hash",
-    "controller-uid",
-    "pod-template-generation",
-    "pod-template-hash",
-];

@@ -231,4 +231,13 @@ pub(super) const LINTS: &[Lint] = &[
         example: "replicas: 5000",
         instead: "Nothing, unless a policy selects by ordinal.",
     },
+    Lint {
+        code: "NPA026",
+        name: "unlisted-kind",
+        severity: Severity::Error,
+        what: "Reports kinds of objects that a live cluster, or the one a snapshot was taken of, would not list.",
+        why: "What is not listed is not absent: verdicts that such objects could change are unknown.",
+        example: "networkpolicies.networking.k8s.io is forbidden: User \"auditor\" cannot list resource \"networkpolicies\"",
+        instead: "Grant `list` on the kind, in every namespace or in the one that `-n` names.",
+    },
 ];

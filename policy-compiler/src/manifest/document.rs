@@ -135,6 +135,16 @@ impl FileReader {
             }
             return;
         }
+        // A kind of somebody else's may end in `List` and mean something else by `items`.
+        let lists = kind.strip_suffix("List").is_some_and(|item| {
+            item.is_empty() || !matches!(Kind::of(&api_version, item), Kind::Other | Kind::None)
+        });
+        if let (true, Some(items)) = (lists, node.get("items")) {
+            let found = describe(&items.content);
+            let message = format!("expected a list in `items`, found {found}");
+            self.report(MALFORMED, &message, items.line, items.column);
+            return;
+        }
         let is_kustomization = kind == "Kustomization" && api_version.is_empty();
         if is_kustomization || api_version.starts_with("kustomize.config.k8s.io/") {
             self.report_build_file(BuiltBy::Kustomize, node.line, node.column);

@@ -11,6 +11,15 @@ use serde::{Deserialize, Serialize};
 pub struct Labels(pub BTreeMap<Arc<str>, Arc<str>>);
 
 impl Labels {
+    /// Keys of labels that controllers add to pods and that change with every rollout.
+    pub const VOLATILE: [&str; 5] = [
+        "batch.kubernetes.io/controller-uid",
+        "controller-revision-hash",
+        "controller-uid",
+        "pod-template-generation",
+        "pod-template-hash",
+    ];
+
     /// The value of `key`.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.0.get(key).map(|value| &**value)
