@@ -48,6 +48,8 @@ fn cluster() -> Snapshot {
                     name: Some("web".into()),
                     protocol: Protocol::Tcp,
                     number: 8080,
+                    host_port: 0,
+                    host_address: None,
                 }],
                 created: None,
                 owner: None,

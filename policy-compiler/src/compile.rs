@@ -13,6 +13,7 @@
 mod addresses;
 mod groups;
 mod hash;
+mod host_ports;
 mod peers;
 pub(crate) mod reduce;
 mod rows;

@@ -163,6 +163,8 @@ fn pod(index: u32, nodes: u32, kind: Kind) -> Pod {
             name: Some("http".into()),
             protocol: Protocol::Tcp,
             number: 8080 + u16::try_from(workload).unwrap_or_default(),
+            host_port: 0,
+            host_address: None,
         }],
         created: Some(i64::from(index)),
         owner: None,

@@ -8,7 +8,8 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use super::{
-    ClassId, DecisionId, PortSetId, RowId, Tables, hash::FastMap, peers::Peers, subjects::id,
+    ClassId, DecisionId, PortSetId, RowId, Tables, hash::FastMap, host_ports, peers::Peers,
+    subjects::id,
 };
 use crate::{
     Snapshot, Verdict,
@@ -33,7 +34,9 @@ pub(super) fn add(snapshot: &Snapshot, node: &Arc<str>, peers: &Peers, tables: &
     }
     let mut columns: BTreeMap<Vec<PortSetId>, ClassId> = BTreeMap::new();
     let mut uniform: FastMap<DecisionId, PortSetId> = FastMap::default();
-    for service in snapshot.services.values() {
+    let host_ports = host_ports::services(snapshot, node, own_addresses);
+    let services = snapshot.services.values().map(|service| &**service);
+    for service in services.chain(&host_ports) {
         for port in &service.ports {
             let verdicts: Vec<_> = egress_rows
                 .iter()
@@ -59,7 +62,8 @@ pub(super) fn add(snapshot: &Snapshot, node: &Arc<str>, peers: &Peers, tables: &
                 tables.classes += 1;
             }
             for key in keys(service, port, own_addresses) {
-                tables.services.insert(key, class);
+                // A node port is refused where it is somebody's host port, so there is one of each.
+                tables.services.entry(key).or_insert(class);
             }
         }
     }

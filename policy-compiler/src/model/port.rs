@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Protocols, port ranges and container ports.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -77,4 +77,10 @@ pub struct ContainerPort {
     pub protocol: Protocol,
     /// `containerPort`.
     pub number: u16,
+    /// `hostPort`: the port of the pod's node that leads here; 0 if none.
+    #[serde(default)]
+    pub host_port: u16,
+    /// `hostIP`: the only address of the node on which it does, if not all.
+    #[serde(default)]
+    pub host_address: Option<IpAddr>,
 }

@@ -128,7 +128,10 @@ fn container_ports<'a>(r: &mut Reader<'a>, value: &'a Value, init: bool) -> Vec<
 }
 
 fn container_port<'a>(r: &mut Reader<'a>, value: &'a Value) -> Option<ContainerPort> {
-    let fields = r.open_object(value, &["name", "protocol", "containerPort"])?;
+    let fields = r.open_object(
+        value,
+        &["name", "protocol", "containerPort", "hostPort", "hostIP"],
+    )?;
     let name = r.field(&fields, "name", |r, value| {
         let name = r.string(value).filter(|name| !name.is_empty())?;
         match syntax::port_name(name) {
@@ -145,10 +148,17 @@ fn container_port<'a>(r: &mut Reader<'a>, value: &'a Value) -> Option<ContainerP
         return None;
     };
     let number = r.within(Step::Field("containerPort"), |r| port_number(r, number));
+    // Zero is what absent means.
+    let host_port = r.field(&fields, "hostPort", |r, value| {
+        (value.as_i64() != Some(0)).then(|| port_number(r, value))?
+    });
+    let host_address = r.field(&fields, "hostIP", address);
     Some(ContainerPort {
         name: name.flatten().map(Arc::from),
         protocol: protocol?,
         number: number?,
+        host_port: host_port.flatten().unwrap_or_default(),
+        host_address: host_address.flatten(),
     })
 }
 

@@ -254,11 +254,15 @@ fn container_port() -> impl Strategy<Value = ContainerPort> {
         option::weighted(0.9, select(&pools::PORT_NAMES[..])),
         protocol(),
         select(&pools::PORTS[..]),
+        // Not among the ports of flows: the oracle speaks of endpoints behind translation.
+        option::weighted(0.1, 20_000..20_003_u16),
     )
-        .prop_map(|(name, protocol, number)| ContainerPort {
+        .prop_map(|(name, protocol, number, host_port)| ContainerPort {
             name: name.map(Into::into),
             protocol,
             number,
+            host_port: host_port.unwrap_or_default(),
+            host_address: None,
         })
 }
 
