@@ -99,6 +99,9 @@ pub enum Age {
     Running,
 }
 
+/// The label by which a namespace asks that would-be drops of its pods are only counted and reported.
+pub const AUDIT_LABEL: (&str, &str) = ("netpol.dev/mode", "audit");
+
 /// What is to be enforced.
 #[derive(Clone, Copy, Debug)]
 pub struct Desired<'a> {
@@ -268,7 +271,7 @@ impl<D: Datapath> Engine<D> {
         self.interfaces = interfaces;
         let result = match self.published.take() {
             Some(published) => {
-                let result = self.publish(&published.image);
+                let result = self.publish(&published.image, &published.snapshot);
                 self.published = Some(published);
                 result
             }
@@ -348,7 +351,7 @@ impl<D: Datapath> Engine<D> {
             image,
         };
         let compile = started.elapsed();
-        self.publish(&next.image)?;
+        self.publish(&next.image, &next.snapshot)?;
         self.took = Took {
             compile,
             publish: started.elapsed().saturating_sub(compile),
@@ -358,7 +361,7 @@ impl<D: Datapath> Engine<D> {
         Ok(())
     }
 
-    fn publish(&mut self, image: &Image) -> Result<(), ApplyError> {
+    fn publish(&mut self, image: &Image, snapshot: &Snapshot) -> Result<(), ApplyError> {
         let pods: BTreeMap<u32, PodKey> = self
             .interfaces
             .pods
@@ -367,11 +370,13 @@ impl<D: Datapath> Engine<D> {
             .filter_map(|(ifindex, pod)| Some((*ifindex, pod.clone()?)))
             .filter(|(_, pod)| image.endpoints.contains_key(pod))
             .collect();
-        let audited = if self.settings.audit {
-            pods.values().cloned().collect()
-        } else {
-            BTreeSet::new()
+        let (key, value) = AUDIT_LABEL;
+        let is_audited = |pod: &&PodKey| {
+            let namespace = snapshot.namespaces.get(&pod.namespace);
+            let mode = namespace.and_then(|namespace| namespace.labels.0.get(key));
+            self.settings.audit || mode.is_some_and(|mode| &**mode == value)
         };
+        let audited = pods.values().filter(is_audited).cloned().collect();
         self.datapath
             .publish(&Desired {
                 image,

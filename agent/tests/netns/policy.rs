@@ -2,7 +2,7 @@
 //! Basic policy on the wire: scenarios 16 to 27 of the datapath's list, host traffic (63 to 66), open
 //! connections and edits (41, 42), audit (73).
 
-use crate::world::{Icmp, LIMIT, Plan, Sctp, Tcp, Udp, World, policy};
+use crate::world::{Icmp, LIMIT, Plan, Sctp, Tcp, Udp, World, pod, policy};
 use std::{
     io::{Read as _, Write as _},
     time::Duration,
@@ -10,7 +10,10 @@ use std::{
 
 use agent::{
     args::{Attach, DatapathArgs, Established},
-    demo::{plan::Transport, probe::PATIENCE},
+    demo::{
+        plan::Transport,
+        probe::{Measured, PATIENCE},
+    },
 };
 
 const EVERYTHING: [Transport; 4] = [Tcp(80), Udp(80), Sctp(80), Icmp];
@@ -340,6 +343,40 @@ fn s73_audit_drops_nothing() {
     let world = World::with(plan);
     world.allows("y/b", "x/a", &EVERYTHING);
     world.allows("x/a", "outside", &EVERYTHING);
+}
+
+#[test]
+fn s73_audit_of_a_namespace() {
+    let closed = policy(
+        "closed",
+        "{podSelector: {}, policyTypes: [Ingress, Egress]}",
+    );
+    let namespace = |mode: &str| {
+        format!(
+            "
+apiVersion: v1
+kind: Namespace
+metadata: {{name: z, labels: {{netpol.dev/mode: {mode}}}}}
+---"
+        )
+    };
+    let closed = closed.clone() + &closed.replace("namespace: x", "namespace: z");
+    let world = World::with(Plan {
+        policies: closed.clone() + &namespace("audit"),
+        objects: pod("z", "f", 1, 66),
+        ..Plan::default()
+    });
+    for (from, to) in [("y/b", "z/f"), ("z/f", "outside")] {
+        for (probe, measured) in world.measure(from, to, &EVERYTHING) {
+            assert_eq!(measured, Measured::Allow, "{probe:?}");
+        }
+    }
+    // Nobody else is spared.
+    world.denies("y/b", "x/a", &EVERYTHING);
+    world.denies("x/a", "outside", &EVERYTHING);
+    world.edit(&(closed + &namespace("enforce")));
+    world.denies("y/b", "z/f", &EVERYTHING);
+    world.denies("z/f", "outside", &EVERYTHING);
 }
 
 #[test]
