@@ -201,7 +201,8 @@ pub struct Maintenance {
     pub forgotten: usize,
     /// Flows that are still tracked.
     pub flows: usize,
-    /// Programs of others that see what a pod sends before ours does, by interface.
+    /// Programs of others that see what a pod sends (with clsact, also what is sent to it) before ours
+    /// do, by interface.
     pub ahead: Vec<(u32, String)>,
 }
 
@@ -218,6 +219,10 @@ pub struct Datapath {
     published: Option<BTreeMap<PodKey, EndpointImage>>,
     /// Hooks that should have a program.
     hooks: Vec<(Hook, u32)>,
+    /// The maps were made by this process: programs found on interfaces know others.
+    is_new: bool,
+    /// Hooks whose predecessors go on until tables are published that know the interface.
+    postponed: Vec<(Hook, u32)>,
     /// Endpoints that pick up old flows, and since when.
     pickups: Vec<(u32, Instant)>,
 }
@@ -227,6 +232,7 @@ impl Datapath {
     /// programs in the place of the earlier agent's.
     pub fn open(options: &Options) -> Result<Self, DatapathError> {
         let pins = Pins::new(&options.root);
+        let is_new = !pins.map("CONFIG").exists();
         let (ebpf, capacity) = load::load(&pins, &options.capacity, options.flows)?;
         let tables = Tables::open(&pins, &capacity)?;
         let endpoints = Endpoints::open(&pins)?;
@@ -239,6 +245,8 @@ impl Datapath {
             endpoints,
             published: None,
             hooks: Vec::new(),
+            is_new,
+            postponed: Vec::new(),
             pickups: Vec::new(),
         };
         datapath.configure(&options.switches);
@@ -388,7 +396,22 @@ impl Datapath {
 
     /// Puts a program on an interface. [`Self::add`] does it for pods; [`Hook::ToAny`] and
     /// [`Hook::ToBridge`] are for the node's other devices while a table defers Services.
+    ///
+    /// Where another version's program is, it goes on judging until the next [`Self::publish`].
     pub fn cover(&mut self, hook: Hook, ifindex: u32) -> Result<(), DatapathError> {
+        if self.is_new
+            && !self.hooks.contains(&(hook, ifindex))
+            && attach::has_predecessor(&self.pins, self.attachment, hook, ifindex)
+        {
+            if !self.postponed.contains(&(hook, ifindex)) {
+                self.postponed.push((hook, ifindex));
+            }
+            return Ok(());
+        }
+        self.attach(hook, ifindex)
+    }
+
+    fn attach(&mut self, hook: Hook, ifindex: u32) -> Result<(), DatapathError> {
         attach::attach(&self.pins, &mut self.ebpf, self.attachment, hook, ifindex)?;
         if !self.hooks.contains(&(hook, ifindex)) {
             self.hooks.push((hook, ifindex));
@@ -399,6 +422,7 @@ impl Datapath {
     /// Takes a program off an interface.
     pub fn uncover(&mut self, hook: Hook, ifindex: u32) -> Result<(), DatapathError> {
         self.hooks.retain(|entry| *entry != (hook, ifindex));
+        self.postponed.retain(|entry| *entry != (hook, ifindex));
         attach::detach(&self.pins, self.attachment, hook, ifindex)
     }
 
@@ -411,12 +435,40 @@ impl Datapath {
         self.tables.publish(bank);
         self.endpoints.release(&image.endpoints);
         self.published = Some(image.endpoints.clone());
+        for (hook, ifindex) in std::mem::take(&mut self.postponed) {
+            self.attach(hook, ifindex)?;
+        }
+        if self.is_new {
+            self.forget_predecessors()?;
+        }
+        Ok(())
+    }
+
+    /// Removes what agents with maps of another layout left and nothing uses any more.
+    fn forget_predecessors(&self) -> Result<(), DatapathError> {
+        let failed = |path: &Path| {
+            let path = path.to_path_buf();
+            move |source| DatapathError::PinDirectory { path, source }
+        };
+        let others = self.pins.others().map_err(failed(self.pins.directory()))?;
+        for other in others {
+            let directory = other.directory();
+            let links = attach::pinned(&other).map_err(failed(directory))?;
+            let judges = |(hook, ifindex): &(Hook, u32)| {
+                matches!(hook, Hook::FromPod | Hook::ToPod) && attach::exists(*ifindex)
+            };
+            if links.iter().any(judges) {
+                continue;
+            }
+            fs::remove_dir_all(directory).map_err(failed(directory))?;
+        }
         Ok(())
     }
 
     /// Puts programs back where somebody removed them, ends pick-ups, forgets idle flows.
     pub fn maintain(&mut self) -> Result<Maintenance, DatapathError> {
         let mut done = Maintenance::default();
+        load::pin_again(&self.pins, &mut self.ebpf)?;
         let (ended, running) = std::mem::take(&mut self.pickups)
             .into_iter()
             .partition::<Vec<_>, _>(|(_, since)| since.elapsed() >= PICKUP);
@@ -426,7 +478,10 @@ impl Datapath {
         }
         for (hook, ifindex) in self.hooks.clone() {
             let id = self.program_id(hook)?;
-            if hook == Hook::FromPod {
+            // TCX has ours last on the way to the pod, so others ahead of it there are no news.
+            let is_first = hook == Hook::FromPod
+                || (hook == Hook::ToPod && self.attachment == Attachment::Clsact);
+            if is_first {
                 let others = attach::ahead(self.attachment, hook, ifindex, id);
                 done.ahead
                     .extend(others.into_iter().map(|name| (ifindex, name)));
@@ -536,7 +591,7 @@ impl Datapath {
 pub fn cleanup(root: &Path) -> Result<(), DatapathError> {
     let pins = Pins::new(root);
     if pins.map("CONFIG").exists() {
-        attach::detach_all_clsact()?;
+        attach::detach_all_clsact(&pins)?;
     }
     let directory = root.join("netpol");
     match fs::remove_dir_all(&directory) {

@@ -8,7 +8,7 @@ mod peer;
 mod watch;
 
 pub use link::Link;
-pub use netlink::{NetError, Netlink, Route};
+pub use netlink::{Filter, NetError, Netlink, Route};
 pub use netns::Netns;
 pub use peer::{HostLinks, PodInterface};
 pub use watch::{LinkEvent, LinkWatch};

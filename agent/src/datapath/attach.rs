@@ -7,7 +7,9 @@
 
 use std::{
     error::Error,
-    fmt, io, mem, thread,
+    fmt, fs, io, mem,
+    path::{Path, PathBuf},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -26,7 +28,7 @@ use super::{
     load::{program, remove},
     maps::Pins,
 };
-use crate::net::{Netlink, Netns};
+use crate::net::{Filter, Netlink, Netns};
 
 /// Priority of our clsact filters: ahead of most, behind what reserves the first place.
 const PRIORITY: u16 = 2;
@@ -108,6 +110,22 @@ impl Attachment {
     }
 }
 
+/// Whether a program of another version of this agent, or of one whose maps are lost, is on the hook.
+pub(super) fn has_predecessor(
+    pins: &Pins,
+    attachment: Attachment,
+    hook: Hook,
+    ifindex: u32,
+) -> bool {
+    match attachment {
+        Attachment::Tcx => predecessor(pins, hook, ifindex).is_some(),
+        Attachment::Clsact => filters(ifindex).is_ok_and(|filters| {
+            let mut filters = filters.iter();
+            filters.any(|filter| is_ours(filter) && filter.egress == (hook != Hook::FromPod))
+        }),
+    }
+}
+
 /// Puts the program on the interface, in the place of a predecessor's if one is there.
 pub(super) fn attach(
     pins: &Pins,
@@ -125,7 +143,7 @@ pub(super) fn attach(
     let program = program(ebpf, hook.name())?;
     match attachment {
         Attachment::Tcx => attach_tcx(pins, program, hook, ifindex).map_err(failed),
-        Attachment::Clsact => attach_clsact(program, hook, ifindex).map_err(failed),
+        Attachment::Clsact => attach_clsact(pins, program, hook, ifindex).map_err(failed),
     }
 }
 
@@ -145,7 +163,7 @@ pub(super) fn detach(
     match attachment {
         // The pin is the link's only owner.
         Attachment::Tcx => remove(&link_path(pins, hook, ifindex)),
-        Attachment::Clsact => detach_clsact(hook, ifindex).map_err(failed),
+        Attachment::Clsact => detach_clsact(pins, hook, ifindex).map_err(failed),
     }
 }
 
@@ -173,38 +191,47 @@ pub(super) fn is_attached(
 }
 
 /// The programs of others that see packets before ours does, first things first; they may send a packet
-/// on its way so that ours never sees it. Empty where that cannot be asked: filters of clsact run after
-/// TCX, in the order of their priorities.
+/// on its way so that ours never sees it. Empty where that cannot be asked.
 pub(super) fn ahead(
     attachment: Attachment,
     hook: Hook,
     ifindex: u32,
     program_id: u32,
 ) -> Vec<String> {
-    if attachment == Attachment::Clsact {
-        return Vec::new();
-    }
     let programs = name_of(ifindex)
         .ok()
         .and_then(|name| SchedClassifier::query_tcx(&name, hook.side()).ok())
         .map(|(_, programs)| programs)
         .unwrap_or_default();
-    let ours = programs
-        .iter()
-        .position(|program| program.id() == program_id);
+    let ours = match attachment {
+        Attachment::Tcx => programs.iter().position(|other| other.id() == program_id),
+        // Filters of clsact run after TCX, in the order of their priorities.
+        Attachment::Clsact => Some(programs.len()),
+    };
     let others = programs.into_iter().take(ours.unwrap_or_default());
-    others
+    let mut ahead: Vec<String> = others
         .map(|program| match program.name_as_str() {
             Some(name) if !name.is_empty() => name.to_owned(),
             _ => format!("#{}", program.id()),
         })
-        .collect()
+        .collect();
+    if attachment == Attachment::Clsact {
+        let filters = filters(ifindex).unwrap_or_default().into_iter();
+        let filters = filters.filter(|filter| {
+            filter.egress == (hook != Hook::FromPod) && filter.priority < PRIORITY
+        });
+        ahead.extend(filters.map(|filter| {
+            let Filter { kind, priority, .. } = filter;
+            format!("{kind} filter of priority {priority}")
+        }));
+    }
+    ahead
 }
 
 /// The hooks and interfaces that have a pinned link.
 pub(super) fn pinned(pins: &Pins) -> io::Result<Vec<(Hook, u32)>> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(pins.links())? {
+    for entry in fs::read_dir(pins.links())? {
         let name = entry?.file_name();
         let Some((ifindex, hook)) = name.to_str().and_then(|name| name.split_once('-')) else {
             continue;
@@ -218,10 +245,15 @@ pub(super) fn pinned(pins: &Pins) -> io::Result<Vec<(Hook, u32)>> {
     Ok(found)
 }
 
+/// Whether this network namespace has an interface with this number.
+pub(super) fn exists(ifindex: u32) -> bool {
+    name_of(ifindex).is_ok()
+}
+
 type AttachError = Box<dyn Error + Send + Sync>;
 
 /// Takes our clsact filters off every interface of this network namespace.
-pub(super) fn detach_all_clsact() -> Result<(), DatapathError> {
+pub(super) fn detach_all_clsact(pins: &Pins) -> Result<(), DatapathError> {
     let failed = |source| DatapathError::Attach {
         action: "detach",
         hook: "every",
@@ -235,7 +267,7 @@ pub(super) fn detach_all_clsact() -> Result<(), DatapathError> {
     for link in links {
         // The egress hooks share priority and handle.
         for hook in [Hook::FromPod, Hook::ToPod] {
-            detach_clsact(hook, link.index).map_err(failed)?;
+            detach_clsact(pins, hook, link.index).map_err(failed)?;
         }
     }
     Ok(())
@@ -248,19 +280,24 @@ fn attach_tcx(
     ifindex: u32,
 ) -> Result<(), AttachError> {
     let path = link_path(pins, hook, ifindex);
-    if path.exists() {
-        let old = FdLink::from(PinnedLink::from_pin(&path)?);
+    let found = Some(path.clone()).filter(|path| path.exists());
+    if let Some(old_path) = found.or_else(|| predecessor(pins, hook, ifindex)) {
+        let old = FdLink::from(PinnedLink::from_pin(&old_path)?);
         match program.attach_to_link(SchedClassifierLink::try_from(old)?) {
             Ok(id) => {
-                // Closes the descriptor; the pin keeps the link.
-                drop(program.take_link(id)?);
+                // A link has as many owners as pins: there is always one.
+                let link: FdLink = program.take_link(id)?.try_into()?;
+                if old_path != path {
+                    link.pin(&path)?;
+                    remove(&old_path)?;
+                }
                 return Ok(());
             }
             // The link's interface is gone and its index belongs to another one now.
             Err(ProgramError::SyscallError(error))
                 if error.io_error.raw_os_error() == Some(libc::ENOLINK) =>
             {
-                remove(&path)?;
+                remove(&old_path)?;
             }
             Err(error) => return Err(error.into()),
         }
@@ -286,14 +323,17 @@ fn attach_tcx(
 }
 
 fn attach_clsact(
+    pins: &Pins,
     program: &mut SchedClassifier,
     hook: Hook,
     ifindex: u32,
 ) -> Result<(), AttachError> {
     let name = name_of(ifindex)?;
     match tc::qdisc_add_clsact(&name) {
-        Err(error) if !exists(&error) => return Err(error.into()),
-        _ => {}
+        Ok(()) => fs::create_dir_all(qdisc_path(pins, ifindex))?,
+        // Somebody else's, or ours of before.
+        Err(error) if is_there(&error) => {}
+        Err(error) => return Err(error.into()),
     }
     let filter = SchedClassifierLink::attached(&name, hook.side(), PRIORITY, HANDLE, None)?;
     let id = match program.attach_to_link(filter) {
@@ -314,24 +354,52 @@ fn attach_clsact(
     Ok(())
 }
 
-fn detach_clsact(hook: Hook, ifindex: u32) -> Result<(), AttachError> {
+/// Takes our filter off, and the qdisc if we made it and nobody uses it.
+fn detach_clsact(pins: &Pins, hook: Hook, ifindex: u32) -> Result<(), AttachError> {
+    let made = qdisc_path(pins, ifindex);
     let Ok(name) = name_of(ifindex) else {
-        return Ok(());
+        return forget(&made);
     };
     let filter = SchedClassifierLink::attached(&name, hook.side(), PRIORITY, HANDLE, None)?;
     match filter.detach() {
         // Neither filter nor qdisc.
         Err(error)
-            if errno(&error).is_some_and(|code| [libc::ENOENT, libc::EINVAL].contains(&code)) =>
-        {
-            Ok(())
-        }
-        Err(error) => Err(error.into()),
-        Ok(()) => Ok(()),
+            if errno(&error).is_some_and(|code| [libc::ENOENT, libc::EINVAL].contains(&code)) => {}
+        Err(error) => return Err(error.into()),
+        Ok(()) => {}
+    }
+    if made.exists() && filters(ifindex)?.is_empty() {
+        Netlink::open(&Netns::current()?)?.delete_clsact(ifindex)?;
+        forget(&made)?;
+    }
+    Ok(())
+}
+
+/// The filters of the interface's clsact qdisc, in both directions.
+fn filters(ifindex: u32) -> Result<Vec<Filter>, AttachError> {
+    Ok(Netlink::open(&Netns::current()?)?.filters(ifindex)?)
+}
+
+fn is_ours(filter: &Filter) -> bool {
+    filter.priority == PRIORITY && filter.handle == u32::from(HANDLE)
+}
+
+/// The pin of the link by which another layout's program is on the hook.
+fn predecessor(pins: &Pins, hook: Hook, ifindex: u32) -> Option<PathBuf> {
+    let others = pins.others().ok()?.into_iter();
+    let mut links = others.map(|other| link_path(&other, hook, ifindex));
+    links.find(|path| path.exists())
+}
+
+/// Removes a folder that has nothing in it; none there is fine.
+fn forget(path: &Path) -> Result<(), AttachError> {
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
     }
 }
 
-fn exists(error: &TcError) -> bool {
+fn is_there(error: &TcError) -> bool {
     errno(error) == Some(libc::EEXIST)
 }
 
@@ -352,6 +420,11 @@ fn name_of(ifindex: u32) -> io::Result<String> {
     Ok(netdevice::index_to_name(any, ifindex)?)
 }
 
-fn link_path(pins: &Pins, hook: Hook, ifindex: u32) -> std::path::PathBuf {
+fn link_path(pins: &Pins, hook: Hook, ifindex: u32) -> PathBuf {
     pins.links().join(format!("{ifindex}-{}", hook.name()))
+}
+
+/// A folder that says that the interface's clsact qdisc is ours.
+fn qdisc_path(pins: &Pins, ifindex: u32) -> PathBuf {
+    pins.directory().join("qdiscs").join(ifindex.to_string())
 }

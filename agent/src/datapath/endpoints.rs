@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which interface is which pod's, and what does the kernel know of it?
 
-use std::{collections::BTreeMap, mem::offset_of, sync::atomic::Ordering};
+use std::{
+    collections::BTreeMap,
+    mem::offset_of,
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use aya::maps::{HashMap, MapData};
 use policy_compiler::{lower::EndpointImage, model::PodKey};
@@ -25,13 +30,28 @@ pub(super) struct Endpoints {
     map: Mapping<Endpoint>,
     slots: HashMap<MapData, u32, u32>,
     by_ifindex: BTreeMap<u32, Entry>,
+    /// Slots that somebody left, and when.
+    left: BTreeMap<u32, Instant>,
 }
+
+/// How long a slot stays empty: packets on their way, and programs that run, still name who left it.
+const REST: Duration = Duration::from_mins(1);
 
 /// What the agent knows of an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) slot: u32,
     pub(super) pod: Option<PodKey>,
+}
+
+/// An endpoint that nothing is known of, so nothing passes: also what a slot holds that somebody left,
+/// for programs that have found it just before.
+fn closed() -> Endpoint {
+    Endpoint {
+        flags: ENDPOINT_QUARANTINE,
+        rows: [DENY_BOTH; 2],
+        ..Endpoint::new_zeroed()
+    }
 }
 
 impl Endpoints {
@@ -49,6 +69,7 @@ impl Endpoints {
             map,
             slots: pins.hash("ENDPOINT_SLOTS")?,
             by_ifindex,
+            left: BTreeMap::new(),
         })
     }
 
@@ -70,14 +91,21 @@ impl Endpoints {
             return Ok(false);
         }
         let preferred = ifindex & (ENDPOINT_SLOTS - 1);
+        self.left.retain(|_, since| since.elapsed() < REST);
         let free = |slot: &u32| {
             self.map
                 .get(*slot)
                 .is_some_and(|endpoint| endpoint.ifindex == 0)
         };
+        let rested = |slot: &u32| free(slot) && !self.left.contains_key(slot);
+        let longest = || {
+            let left = self.left.iter().filter(|(slot, _)| free(slot));
+            left.min_by_key(|(_, since)| **since).map(|(slot, _)| *slot)
+        };
         let slot = Some(preferred)
-            .filter(free)
-            .or_else(|| (0..self.map.entries()).find(free))
+            .filter(rested)
+            .or_else(|| (0..self.map.entries()).find(rested))
+            .or_else(longest)
             .ok_or(DatapathError::NoSlot {
                 capacity: self.map.entries(),
             })?;
@@ -86,11 +114,7 @@ impl Endpoints {
                 .insert(ifindex, slot, 0)
                 .map_err(DatapathError::map("ENDPOINT_SLOTS"))?;
         }
-        let mut endpoint = Endpoint::new_zeroed();
-        endpoint.id = id;
-        endpoint.flags = ENDPOINT_QUARANTINE;
-        endpoint.rows = [DENY_BOTH; 2];
-        self.map.set(slot, &endpoint);
+        self.map.set(slot, &Endpoint { id, ..closed() });
         // Last: programs find the endpoint by it.
         self.store(slot, offset_of!(Endpoint, ifindex), ifindex);
         self.by_ifindex.insert(ifindex, Entry { slot, pod: None });
@@ -114,7 +138,8 @@ impl Endpoints {
         };
         // First: programs stop finding the endpoint, and the slot's class is no longer believed.
         self.store(entry.slot, offset_of!(Endpoint, ifindex), 0);
-        self.map.set(entry.slot, &Endpoint::new_zeroed());
+        self.map.set(entry.slot, &closed());
+        self.left.insert(entry.slot, Instant::now());
         match self.slots.remove(&ifindex) {
             Err(error) if !is_missing(&error) => Err(DatapathError::map("ENDPOINT_SLOTS")(error)),
             _ => Ok(()),

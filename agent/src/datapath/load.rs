@@ -30,16 +30,7 @@ pub(super) fn load(
     wanted: &Capacity,
     flows: u32,
 ) -> Result<(Ebpf, Capacity), DatapathError> {
-    for directory in [
-        pins.directory().to_path_buf(),
-        pins.links(),
-        pins.directory().join("programs"),
-    ] {
-        fs::create_dir_all(&directory).map_err(|source| DatapathError::PinDirectory {
-            path: directory,
-            source,
-        })?;
-    }
+    make_directories(pins)?;
     let capacity = pins.capacity()?.unwrap_or(*wanted);
     let sizes = BANKED.map(|(map, global, size)| (map, global, size(&capacity)));
 
@@ -63,6 +54,41 @@ pub(super) fn load(
     }
     repin(pins, &mut ebpf, "clock")?;
     Ok((ebpf, capacity))
+}
+
+/// Pins again what somebody unpinned; the programs have held on to it.
+pub(super) fn pin_again(pins: &Pins, ebpf: &mut Ebpf) -> Result<(), DatapathError> {
+    if pins.map("CONFIG").exists() {
+        return Ok(());
+    }
+    make_directories(pins)?;
+    for (name, map) in ebpf.maps() {
+        // What aya makes of variables, and what is no program's business but one run's, has no pin.
+        if name.starts_with('.') || name == "SCRATCH" {
+            continue;
+        }
+        let path = pins.map(name);
+        map.pin(&path)
+            .map_err(|error| DatapathError::PinDirectory {
+                path,
+                source: std::io::Error::other(error),
+            })?;
+    }
+    repin(pins, ebpf, "clock")
+}
+
+fn make_directories(pins: &Pins) -> Result<(), DatapathError> {
+    for directory in [
+        pins.directory().to_path_buf(),
+        pins.links(),
+        pins.directory().join("programs"),
+    ] {
+        fs::create_dir_all(&directory).map_err(|source| DatapathError::PinDirectory {
+            path: directory,
+            source,
+        })?;
+    }
+    Ok(())
 }
 
 /// A loaded program.

@@ -42,6 +42,19 @@ impl Pins {
         }
     }
 
+    /// The pins of other layouts beside these.
+    pub(super) fn others(&self) -> std::io::Result<Vec<Self>> {
+        let mut others = Vec::new();
+        for entry in std::fs::read_dir(self.directory.parent().unwrap_or(&self.directory))? {
+            let directory = entry?.path();
+            if directory != self.directory {
+                others.push(Self { directory });
+            }
+        }
+        others.sort_by(|a, b| a.directory.cmp(&b.directory));
+        Ok(others)
+    }
+
     pub(super) fn directory(&self) -> &Path {
         &self.directory
     }

@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    io,
+    fs, io,
     mem::offset_of,
     sync::atomic::{Ordering, fence},
     thread::{self, JoinHandle},
@@ -17,7 +17,7 @@ use policy_compiler::lower::{Capacity, Image};
 use policy_ebpf_common::abi::{
     ABI_VERSION, BANKS, Config, HostBucket, PortSet, RowChunk, ServiceKey, TrieNode,
 };
-use rustix::thread::{MembarrierCommand, membarrier};
+use rustix::thread::{CpuSet, MembarrierCommand, membarrier, sched_setaffinity};
 use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
 use super::{
@@ -258,7 +258,55 @@ impl<T: FromBytes + IntoBytes + Immutable + Copy> Banked<T> {
 /// Returns once every program that runs now has ended.
 ///
 /// `membarrier(2)` with `MEMBARRIER_CMD_GLOBAL` waits for an RCU grace period, and TC programs run
-/// inside an RCU read-side section.
+/// inside an RCU read-side section. Where that is not to be had (a seccomp filter, `nohz_full`), being
+/// on each processor once serves: TC programs run with preemption off.
 fn grace_period() -> io::Result<()> {
-    membarrier(MembarrierCommand::Global).map_err(Into::into)
+    grace_period_by(|| membarrier(MembarrierCommand::Global).map_err(Into::into))
+}
+
+fn grace_period_by(barrier: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    barrier().or_else(|_| {
+        thread::spawn(visit_processors)
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("the visiting thread ended early")))
+    })
+}
+
+/// Runs on every online processor in turn; an error if the thread may not.
+fn visit_processors() -> io::Result<()> {
+    for processor in online(&fs::read_to_string("/sys/devices/system/cpu/online")?)? {
+        let mut only = CpuSet::new();
+        only.set(processor);
+        // Returns on that processor.
+        sched_setaffinity(None, &only)?;
+    }
+    Ok(())
+}
+
+/// The numbers in a list like `0-3,6`.
+fn online(list: &str) -> io::Result<Vec<usize>> {
+    let number = |text: &str| text.parse::<usize>().map_err(io::Error::other);
+    let mut all = Vec::new();
+    for range in list.trim().split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        all.extend(number(first)?..=number(last)?);
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_the_barrier_every_processor_is_visited() {
+        grace_period_by(|| Err(io::Error::from_raw_os_error(libc::EPERM))).unwrap();
+    }
+
+    #[test]
+    fn lists_of_processors_are_read_as_the_kernel_writes_them() {
+        assert_eq!(online("0\n").unwrap(), [0]);
+        assert_eq!(online("0-2,5\n").unwrap(), [0, 1, 2, 5]);
+        assert!(online("").is_err());
+    }
 }

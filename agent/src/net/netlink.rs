@@ -21,6 +21,7 @@ use rtnetlink::{
         link::{InfoData, InfoVeth},
         nsid::{NsidAttribute, NsidMessage},
         route::{RouteAttribute, RouteMessage, RouteScope, RouteType},
+        tc::{TcAttribute, TcHandle},
     },
 };
 use tokio::runtime::{Builder, Runtime};
@@ -59,6 +60,19 @@ pub struct Route {
     pub device: u32,
     /// Source address of packets the namespace itself sends there.
     pub source: Option<IpAddr>,
+}
+
+/// A filter of a clsact qdisc.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    /// On what leaves the interface; otherwise on what comes in.
+    pub egress: bool,
+    /// Lower ones run first.
+    pub priority: u16,
+    /// Its number among those of one priority.
+    pub handle: u32,
+    /// The classifier: `bpf`, `matchall`, ...
+    pub kind: String,
 }
 
 /// A connection to the routing netlink of one namespace. Blocking: not for use inside async code.
@@ -246,6 +260,55 @@ impl Netlink {
         let message = LinkUnspec::new_with_index(index).up().build();
         let request = self.handle.link().change(message).execute();
         self.wait(&format!("cannot switch interface {index} on"), request)
+    }
+
+    /// The filters of interface `index`'s clsact qdisc, in the order in which they run; none if it has no
+    /// such qdisc.
+    pub fn filters(&self, index: u32) -> Result<Vec<Filter>, NetError> {
+        let what = format!("cannot list the filters of interface {index}");
+        let signed = i32::try_from(index).map_err(|error| NetError::new(&*what, error))?;
+        let mut filters = Vec::new();
+        for egress in [false, true] {
+            let request = self.handle.traffic_filter(signed).get();
+            let request = if egress {
+                request.egress()
+            } else {
+                request.ingress()
+            };
+            let messages: Vec<_> = self.wait(&what, request.execute().try_collect())?;
+            filters.extend(messages.into_iter().filter_map(|message| {
+                let TcHandle { major, minor } = message.header.handle;
+                let kind = message.attributes.into_iter().find_map(|attribute| {
+                    if let TcAttribute::Kind(kind) = attribute {
+                        Some(kind)
+                    } else {
+                        None
+                    }
+                });
+                let filter = Filter {
+                    egress,
+                    priority: u16::try_from(message.header.info >> 16).unwrap_or_default(),
+                    handle: u32::from(major) << 16 | u32::from(minor),
+                    kind: kind.unwrap_or_default(),
+                };
+                // Without a number it is the head of a list.
+                (filter.handle != 0).then_some(filter)
+            }));
+        }
+        filters.sort_by_key(|filter| (filter.egress, filter.priority, filter.handle));
+        Ok(filters)
+    }
+
+    /// Deletes the clsact qdisc of interface `index` and every filter in it.
+    pub fn delete_clsact(&self, index: u32) -> Result<(), NetError> {
+        let what = format!("cannot delete the clsact qdisc of interface {index}");
+        let signed = i32::try_from(index).map_err(|error| NetError::new(&*what, error))?;
+        let mut request = self.handle.qdisc().del(signed);
+        request.message_mut().header.parent = TcHandle {
+            major: 0xffff,
+            minor: 0xfff1, // TC_H_CLSACT
+        };
+        self.wait(&what, request.execute())
     }
 
     /// Gives interface `index` an address, usable at once (no duplicate address detection).

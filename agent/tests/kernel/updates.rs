@@ -348,3 +348,128 @@ fn capacity_is_kept_by_maps_that_exist() {
         assert_eq!(node.from("x/a", &tcp(A, 1, PEER, 80, SYN)), Quarantined);
     });
 }
+
+#[test]
+fn lost_pins_are_put_back() {
+    with_node(|node| {
+        node.apply(&only(80));
+        let index = node.ifindex[&key("x/a")];
+        std::fs::remove_dir_all(node.options.root.join("netpol")).unwrap();
+        assert!(Pinned::open(&node.options.root).is_err());
+        node.datapath.maintain().unwrap();
+        for hook in [Hook::FromPod, Hook::ToPod] {
+            assert_eq!(Node::programs(hook, index), 1);
+        }
+        // Who comes next finds everything as it was.
+        let pinned = Pinned::open(&node.options.root).unwrap();
+        assert_eq!(pinned.links().unwrap().len(), 2 * node.ifindex.len());
+        node.restart();
+        for hook in [Hook::FromPod, Hook::ToPod] {
+            assert_eq!(Node::programs(hook, index), 1);
+        }
+        assert_eq!(node.from("x/a", &tcp(A, 1, PEER, 80, SYN)), Allowed);
+        assert_eq!(node.from("x/a", &tcp(A, 1, PEER, 81, SYN)), Denied);
+    });
+}
+
+#[test]
+fn programs_of_others_ahead_of_ours_are_noticed() {
+    with_node(|node| {
+        node.apply("");
+        assert_eq!(node.datapath.maintain().unwrap().ahead, []);
+        let index = node.ifindex[&key("x/a")];
+        let root = fresh_root();
+        let options = Options {
+            root: root.path.clone(),
+            flows: 64,
+            ..Options::default()
+        };
+        // First on what comes from the pod, as ours was.
+        let mut other = Datapath::open(&options).unwrap();
+        other.add(index, agent::datapath::Origin::New).unwrap();
+        let ahead = node.datapath.maintain().unwrap().ahead;
+        assert_eq!(ahead, [(index, "from_pod".to_owned())]);
+        assert_eq!(other.maintain().unwrap().ahead, []);
+    });
+}
+
+/// What `tc` says.
+fn tc(arguments: &str) -> String {
+    let output = std::process::Command::new("tc")
+        .args(arguments.split_whitespace())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "tc {arguments}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn filters_of_others_are_noticed_and_left_alone() {
+    if !may_run() {
+        return;
+    }
+    in_own_namespace(|here| {
+        let root = fresh_root();
+        let options = Options {
+            root: root.path.clone(),
+            flows: 64,
+            attachment: Some(Attachment::Clsact),
+            ..Options::default()
+        };
+        let links = agent::net::Netlink::open(here).unwrap();
+        let [alone, shared] = ["alone", "shared"].map(|name| {
+            links.add_veth(name, &format!("in-{name}"), here).unwrap();
+            links.link_named(name).unwrap().unwrap().index
+        });
+        tc("qdisc add dev shared clsact");
+        let filter = |place: &str| {
+            let mut command = std::process::Command::new("tc");
+            command
+                .args(["filter", "add", "dev"])
+                .args(place.split(' '));
+            // TC_ACT_OK, as classic BPF.
+            command.args(["bpf", "da", "bytecode", "1,6 0 0 0"]);
+            assert!(command.status().unwrap().success());
+        };
+        filter("shared ingress prio 9");
+        let mut datapath = Datapath::open(&options).unwrap();
+        for index in [alone, shared] {
+            datapath.add(index, agent::datapath::Origin::New).unwrap();
+        }
+        assert_eq!(datapath.maintain().unwrap().ahead, []);
+        filter("alone egress prio 1");
+        let ahead = datapath.maintain().unwrap().ahead;
+        assert_eq!(ahead, [(alone, "bpf filter of priority 1".to_owned())]);
+        tc("filter del dev alone egress prio 1");
+        assert_eq!(datapath.maintain().unwrap().ahead, []);
+
+        // What we made goes, what we found stays.
+        drop(datapath);
+        cleanup(&options.root).unwrap();
+        assert!(!tc("qdisc show dev alone").contains("clsact"));
+        assert!(tc("qdisc show dev shared").contains("clsact"));
+        let filters = links.filters(shared).unwrap();
+        assert_eq!(filters.len(), 1, "{filters:?}");
+        assert_eq!((filters[0].egress, filters[0].priority), (false, 9));
+    });
+}
+
+#[test]
+fn a_slot_rests_before_it_is_used_again() {
+    with_node(|node| {
+        node.apply("");
+        let index = node.ifindex[&key("x/a")];
+        let before = node.datapath.endpoint(index).unwrap().slot;
+        node.datapath.remove(index).unwrap();
+        // Packets on their way still name the slot by its number.
+        node.datapath
+            .add(index, agent::datapath::Origin::New)
+            .unwrap();
+        let after = node.datapath.endpoint(index).unwrap();
+        assert_ne!(after.slot, before);
+        node.datapath.bind(index, &key("x/a")).unwrap();
+        node.apply(&only(80));
+        assert_eq!(node.from("x/a", &tcp(A, 1, PEER, 80, SYN)), Allowed);
+        assert_eq!(node.from("x/a", &tcp(A, 1, PEER, 81, SYN)), Denied);
+    });
+}
