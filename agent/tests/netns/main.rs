@@ -4,9 +4,12 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod bridge;
+mod company;
 mod identity;
 mod lifecycle;
 mod policy;
 mod property;
+mod proxy;
 mod services;
+mod tunnel;
 mod world;

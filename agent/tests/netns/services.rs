@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Services behind real address translation: scenarios 28 to 32, 35, 37, 38 and 40.
+//! Services behind real address translation: scenarios 28 to 38 and 40.
 //!
 //! The rules are those that kube-proxy's nftables mode amounts to: destination translation on the way
 //! in, round robin over endpoints, masquerade where the reply would not come back by itself.
@@ -19,7 +19,7 @@ use agent::{
     },
 };
 
-use crate::world::{Plan, Tcp, Udp, World, policy};
+use crate::world::{LIMIT, Plan, Tcp, Udp, World, policy};
 
 /// Shorter than the first retransmission of a SYN, which would be translated anew.
 const ONCE: [Duration; 1] = [Duration::from_millis(800)];
@@ -116,7 +116,7 @@ endpoints: [{{addresses: {addresses}, conditions: {{ready: true}}}}]
 }
 
 /// Endpoints on the sender's node and on another one.
-fn both() -> String {
+pub(crate) fn both() -> String {
     let extra =
         |address: &str| format!(", {{addresses: [{address}], conditions: {{ready: true}}}}]\n---");
     let text = service("[10.40.1.12]", "['fd00:40:1::12']");
@@ -169,7 +169,7 @@ pub(crate) fn tally(world: &World, from: &str, transport: Transport, count: usiz
 }
 
 /// Egress of x/a to pods of namespace y called `app`, on a port.
-fn egress(app: &str, port: u16) -> String {
+pub(crate) fn egress(app: &str, port: u16) -> String {
     policy(
         "egress",
         &format!(
@@ -303,4 +303,93 @@ fn s40_a_masqueraded_client_is_not_the_node() {
     world.allows("node:n1", "x/a", &[Tcp(80), Udp(80)]);
     world.edit("");
     world.allows("outside", "172.40.0.1", &[Tcp(443)]);
+}
+
+#[test]
+fn s34_a_backend_that_goes_takes_its_connections_only() {
+    use std::io::{Read as _, Write as _};
+    let world = with(both(), &policy("any", ANY));
+    translate(
+        &world,
+        "n1",
+        [&["10.40.1.12:8080"], &["fd00:40:1::12:8080"]],
+        "",
+    );
+    let mut streams = ["10.96.0.1:80", "[fd00:96::1]:80"].map(|service| {
+        let stream = world
+            .namespace("x/a")
+            .run(|| std::net::TcpStream::connect(service))
+            .unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream
+    });
+    let mut exchange = || {
+        for stream in &mut streams {
+            stream.write_all(b"ping").unwrap();
+            stream.read_exact(&mut [0; 4]).unwrap();
+        }
+    };
+    exchange();
+    // It is no endpoint any more; who is connected to it stays so.
+    std::fs::write(
+        world.dir.path().join("objects.yaml"),
+        service("[10.40.2.11]", "['fd00:40:2::11']"),
+    )
+    .unwrap();
+    world.edit(&policy("any", ANY));
+    translate(
+        &world,
+        "n1",
+        [&["10.40.2.11:8080"], &["fd00:40:2::11:8080"]],
+        "",
+    );
+    exchange();
+    assert_eq!(tally(&world, "x/a", Tcp(80), 4), [4, 4]);
+    // New connections are judged by the endpoint that is left, and the old ones with them.
+    world.edit(&egress("a", 8080));
+    assert_eq!(tally(&world, "x/a", Tcp(80), 4), [0, 0]);
+    for stream in &mut streams {
+        stream.set_read_timeout(Some(ONCE[0])).unwrap();
+        stream.write_all(b"ping").unwrap();
+        assert!(stream.read_exact(&mut [0; 4]).is_err());
+    }
+}
+
+#[test]
+fn s36_a_denied_backend_on_the_own_node_denies_the_service() {
+    // Behind translation, what is for the node itself meets no program any more.
+    let objects = service("[172.40.0.1]", "['fd00:172:40::1']");
+    let mut parts = objects.split("]\n---");
+    let (v4, v6) = (parts.next().unwrap(), parts.next().unwrap());
+    let ready = "conditions: {ready: true}}]\n---";
+    let objects = format!(
+        "{v4}, {{addresses: [10.40.1.12], {ready}{v6}, {{addresses: ['fd00:40:1::12'], {ready}"
+    );
+    let world = with(objects, &egress("a", 8080));
+    let to_pod: [&[&str]; 2] = [&["10.40.1.12:8080"], &["fd00:40:1::12:8080"]];
+    let to_node: [&[&str]; 2] = [&["172.40.0.1:8080"], &["fd00:172:40::1:8080"]];
+    for backends in [to_pod, to_node] {
+        translate(&world, "n1", backends, "");
+        assert_eq!(tally(&world, "x/a", Tcp(80), 4), [0, 0], "{backends:?}");
+    }
+    // With the node admitted, too, the endpoints fare alike.
+    let node = "{to: [{ipBlock: {cidr: 172.40.0.1/32}}, {ipBlock: {cidr: 'fd00:172:40::1/128'}}]}";
+    world.edit(&egress("a", 8080).replace("egress: [", &format!("egress: [{node}, ")));
+    for backends in [to_pod, to_node] {
+        translate(&world, "n1", backends, "");
+        assert_eq!(tally(&world, "x/a", Tcp(80), 4), [4, 4], "{backends:?}");
+    }
+}
+
+#[test]
+fn s33_a_headless_service_is_its_pods() {
+    let headless = SERVICE.replace(
+        "clusterIPs: [10.96.0.1, 'fd00:96::1']",
+        "clusterIPs: [None]",
+    );
+    let world = with(headless, &egress("b", 8080));
+    // Resolvers hand out the pods' own addresses and ports.
+    world.allows("x/a", "y/b", &[Tcp(8080)]);
+    world.denies("x/a", "y/b", &[Tcp(80)]);
+    world.denies("x/a", "y/a", &[Tcp(8080)]);
 }

@@ -24,7 +24,7 @@ use std::{
 };
 
 use agent::{
-    args::{DatapathArgs, PlaceArgs},
+    args::{DatapathArgs, ExplainArgs, PlaceArgs},
     datapath::Pinned,
     demo::{
         Root,
@@ -35,6 +35,7 @@ use agent::{
     },
     engine::Settings,
     folder::{self, Options, Running, Status},
+    inspect,
     names::Names,
     net::{Netlink, Netns, Route},
     run::kernel,
@@ -83,6 +84,8 @@ pub(crate) struct Plan {
     pub(crate) datapath: DatapathArgs,
     /// `--local-node-egress=allow`.
     pub(crate) local_node_egress: bool,
+    /// Nobody talked before the agents came.
+    pub(crate) fresh: bool,
 }
 
 impl Default for Plan {
@@ -95,6 +98,7 @@ impl Default for Plan {
                 ..DatapathArgs::default()
             },
             local_node_egress: false,
+            fresh: true,
         }
     }
 }
@@ -182,7 +186,7 @@ impl World {
                 local_node_egress: self.plan.local_node_egress,
                 service_cidrs: self.plan.datapath.service_cidr.clone(),
                 settings: Settings {
-                    fresh: true,
+                    fresh: self.plan.fresh,
                     audit: self.plan.datapath.audit,
                     ..Settings::default()
                 },
@@ -471,9 +475,10 @@ impl World {
         probes.into_iter().zip(measured).collect()
     }
 
-    /// Every transport gets through, in every family.
+    /// Every transport gets through, in every family, and the tables say so of the first.
     #[track_caller]
     pub(crate) fn allows(&self, from: &str, to: &str, transports: &[Transport]) {
+        let mut explain = BTreeSet::new();
         for (probe, mut measured) in self.measure(from, to, transports) {
             // What should pass may be slow on a busy machine; what should not must never pass.
             if measured == Measured::Deny {
@@ -481,15 +486,86 @@ impl World {
                 measured = measure(self.namespace(from), &[probe], &patience).unwrap()[0].clone();
             }
             assert_eq!(measured, Measured::Allow, "{from} -> {to}: {probe:?}");
+            if !explain.insert(probe.family()) {
+                continue;
+            }
+            let explained = self.explained(from, to, &probe);
+            let denied = explained.iter().find(|text| !text.contains("  allow  "));
+            assert_eq!(denied, None, "{from} -> {to}: {probe:?}");
         }
     }
 
-    /// No transport gets through, in any family.
+    /// No transport gets through, in any family, whoever it is that drops it.
     #[track_caller]
-    pub(crate) fn denies(&self, from: &str, to: &str, transports: &[Transport]) {
+    pub(crate) fn denied(&self, from: &str, to: &str, transports: &[Transport]) {
         for (probe, measured) in self.measure(from, to, transports) {
             assert_eq!(measured, Measured::Deny, "{from} -> {to}: {probe:?}");
         }
+    }
+
+    /// No transport gets through, in any family, and the tables say so of the first.
+    #[track_caller]
+    pub(crate) fn denies(&self, from: &str, to: &str, transports: &[Transport]) {
+        let mut explain = BTreeSet::new();
+        for (probe, measured) in self.measure(from, to, transports) {
+            assert_eq!(measured, Measured::Deny, "{from} -> {to}: {probe:?}");
+            if !explain.insert(probe.family()) {
+                continue;
+            }
+            let explained = self.explained(from, to, &probe);
+            // Of an address, only its own end is explained.
+            let whole = to.parse::<IpAddr>().is_err();
+            assert!(
+                !whole
+                    || explained.is_empty()
+                    || explained.iter().any(|text| text.contains("  deny  ")),
+                "{from} -> {to}: {probe:?}: {explained:?}"
+            );
+        }
+    }
+
+    /// What `netpol-agent explain` says of a probe on the nodes of its ends; nothing where no tables are
+    /// loaded, or where what is denied may pass.
+    fn explained(&self, from: &str, to: &str, probe: &Probe) -> Vec<String> {
+        let node_of = |who: &str| {
+            let (namespace, name) = who.split_once('/')?;
+            let pod = self.snapshot.pods.get(&PodKey::new(namespace, name))?;
+            pod.node.clone()
+        };
+        let port = match probe.transport {
+            Tcp(port) => format!("tcp/{port}"),
+            Udp(port) => format!("udp/{port}"),
+            Sctp(port) => format!("sctp/{port}"),
+            Icmp => "icmp".to_owned(),
+        };
+        let ends = [
+            node_of(from).map(|node| (node, from.to_owned(), probe.to.to_string())),
+            node_of(to).map(|node| {
+                let own = from.strip_prefix("node:") == Some(&*node);
+                let source = if own {
+                    "host".to_owned()
+                } else {
+                    probe.from.to_string()
+                };
+                (node, source, to.to_owned())
+            }),
+        ];
+        ends.into_iter()
+            .flatten()
+            .filter(|(node, ..)| {
+                let loaded = self.bpffs.get(&**node);
+                !self.plan.datapath.audit && loaded.is_some_and(|b| b.join("netpol").exists())
+            })
+            .map(|(node, source, destination)| {
+                let args = ExplainArgs {
+                    source,
+                    destination,
+                    port: port.clone(),
+                    place: self.place(&node),
+                };
+                inspect::answer(&args, false).unwrap()
+            })
+            .collect()
     }
 }
 
