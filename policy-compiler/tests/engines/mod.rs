@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Everything that can judge a flow, behind one trait: what the corpus and the properties run on.
-#![expect(clippy::expect_used, reason = "tests fail loudly")]
+#![expect(clippy::expect_used, clippy::panic, reason = "tests fail loudly")]
+
+mod frames;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use policy_compiler::{
     Decision, Flow, Reason, Snapshot, Trace, Verdict,
     compile::{Scope, compile},
-    lower::{Capacity, Image, ImagePeer, Reasons, lower},
-    model::{Direction, Family, Pod, Tier},
+    lower::{Capacity, EndpointImage, Image, ImagePeer, Reasons, lower},
+    model::{Direction, Family, Pod, Protocol, Tier},
     reach::{Party, Reach},
     reference,
     verdict::Endpoint,
@@ -47,6 +49,7 @@ pub(crate) fn all() -> Vec<Box<dyn Engine>> {
         Box::new(Compiled),
         Box::new(Tabled),
         Box::new(Lowered),
+        Box::new(Framed),
         Box::new(PerNode),
     ]
 }
@@ -103,7 +106,23 @@ impl Engine for Lowered {
     fn load<'a>(&self, snapshot: &'a Snapshot) -> Box<dyn Fn(&Flow) -> Answer + 'a> {
         let image = Lower::new(snapshot, &Scope::Cluster);
         let reach = Reach::new(snapshot);
-        Box::new(move |flow| judge(&reach, flow, |_| Ok(&image)))
+        Box::new(move |flow| judge(&reach, flow, looked_up, |_| Ok(&image)))
+    }
+}
+
+/// [`lower`], the tables of the whole cluster as the datapath's own code judges frames by them on the
+/// host.
+struct Framed;
+
+impl Engine for Framed {
+    fn name(&self) -> &'static str {
+        "frames"
+    }
+
+    fn load<'a>(&self, snapshot: &'a Snapshot) -> Box<dyn Fn(&Flow) -> Answer + 'a> {
+        let image = Lower::new(snapshot, &Scope::Cluster);
+        let reach = Reach::new(snapshot);
+        Box::new(move |flow| judge(&reach, flow, frames::cell, |_| Ok(&image)))
     }
 }
 
@@ -127,7 +146,7 @@ impl Engine for PerNode {
             .collect();
         let reach = Reach::new(snapshot);
         Box::new(move |flow| {
-            judge(&reach, flow, |pod| match &pod.node {
+            judge(&reach, flow, looked_up, |pod| match &pod.node {
                 Some(node) => Ok(&images[node]),
                 None => Err("no node enforces for a pod without one"),
             })
@@ -149,10 +168,33 @@ impl Lower {
     }
 }
 
+/// How an image is asked about a peer and the family, protocol and port of a flow: `None` if nothing
+/// is enforced in that direction, an error if the question cannot be asked in that way.
+type Ask = fn(
+    &Image,
+    &EndpointImage,
+    Direction,
+    ImagePeer,
+    (Family, Protocol, u16),
+) -> Result<Option<Cell>, &'static str>;
+
+/// By looking up.
+#[expect(clippy::unnecessary_wraps, reason = "one of the ways to ask")]
+fn looked_up(
+    image: &Image,
+    endpoint: &EndpointImage,
+    direction: Direction,
+    peer: ImagePeer,
+    (_, protocol, port): (Family, Protocol, u16),
+) -> Result<Option<Cell>, &'static str> {
+    Ok(image.cell(endpoint, direction, peer, protocol, port))
+}
+
 /// Asks the image that is responsible for each end.
 fn judge<'a>(
     reach: &Reach<'_>,
     flow: &Flow,
+    ask: Ask,
     image: impl Fn(&Pod) -> Result<&'a Lower, &'static str>,
 ) -> Answer {
     let source = reach.party(&flow.source, flow.family);
@@ -202,7 +244,8 @@ fn judge<'a>(
             (None, None) => ImagePeer::Class(2),
         };
         let endpoint = &image.endpoints[&pod.key];
-        let Some(cell) = image.cell(endpoint, direction, peer, flow.protocol, flow.port) else {
+        let about = (flow.family, flow.protocol, flow.port);
+        let Some(cell) = ask(image, endpoint, direction, peer, about)? else {
             return Ok(allowed(Reason::Default));
         };
         let decision = reasons.get(cell.reason()).expect("every cell has a reason");
