@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What does the connectivity look like? `graph`.
 
+mod report;
+
 use std::fmt::Write as _;
 
 use super::matrix::Matrix;
@@ -31,7 +33,7 @@ pub fn run(io: &Io<'_>) -> anyhow::Result<ExitStatus> {
     io.answer(&match format {
         Format::Mermaid => picture.mermaid(),
         Format::Svg => picture.svg(),
-        Format::Html => picture.html(),
+        Format::Html => report::page(&world, &evaluator, &picture.svg())?,
         Format::Text
         | Format::Dot
         | Format::Wide
@@ -230,47 +232,5 @@ impl Picture {
         }
         text.push_str("</svg>\n");
         text
-    }
-
-    /// One page without anything from elsewhere: the picture, and every edge in a table.
-    fn html(&self) -> String {
-        let mut rows = String::new();
-        let name = |id: usize| {
-            let name = self.nodes.get(id).map_or("", String::as_str);
-            escape_xml(name).replace('\n', "<br>")
-        };
-        for edge in &self.edges {
-            let how = if edge.unknown {
-                "unknown"
-            } else if edge.partial {
-                "partial"
-            } else {
-                "allowed"
-            };
-            let _ = writeln!(
-                rows,
-                "<tr><td>{}</td><td>{}</td><td>{how}</td><td>{}</td></tr>",
-                name(edge.from),
-                name(edge.to),
-                escape_xml(&edge.label)
-            );
-        }
-        format!(
-            "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-             <title>Network policies: who reaches whom</title>\n<style>\n\
-             body {{ font-family: sans-serif; margin: 1rem auto; max-width: 70rem; padding: 0 1rem; color: #123; }}\n\
-             svg {{ width: 100%; height: auto; }}\n\
-             table {{ border-collapse: collapse; width: 100%; }}\n\
-             th, td {{ text-align: left; padding: 0.3rem 0.6rem; border-bottom: 1px solid #cdd; vertical-align: top; overflow-wrap: anywhere; }}\n\
-             input {{ width: 100%; padding: 0.4rem; font-size: 1rem; margin: 0.5rem 0; box-sizing: border-box; }}\n\
-             @media print {{ input {{ display: none; }} }}\n</style></head>\n<body>\n<h1>Who reaches whom</h1>\n\
-             <p>{} groups of endpoints that no policy tells apart, {} connections. Dashed: only for some; dotted: unknown.</p>\n{}\
-             <label>Filter <input id=\"filter\" placeholder=\"shop/web, tcp/5432\"></label>\n\
-             <table><thead><tr><th>from</th><th>to</th><th>verdict</th><th>ports</th></tr></thead>\n<tbody id=\"edges\">\n{rows}</tbody></table>\n\
-             <script>\nconst filter = document.getElementById('filter');\nfilter.addEventListener('input', () => {{\n  for (const row of document.getElementById('edges').rows)\n    row.hidden = !row.textContent.includes(filter.value);\n}});\n</script>\n</body></html>\n",
-            self.nodes.len(),
-            self.edges.len(),
-            self.svg(),
-        )
     }
 }

@@ -14,6 +14,7 @@ mod control_plane;
 mod fix;
 mod live;
 mod mistakes;
+mod report;
 mod tools;
 
 use std::{
