@@ -167,11 +167,11 @@ fn connect_request_response(world: &World, cpu: usize, time: Duration) -> io::Re
 
 /// Gigabits per second through one connection.
 fn stream(world: &World, cpu: usize, time: Duration) -> io::Result<f64> {
-    const CHUNK: usize = 16 * 1024;
+    const CHUNK: usize = 64 * 1024;
     let listener = world.server.run(|| TcpListener::bind(World::allowed()))?;
     let client = || {
         let mut stream = world.client.run(|| TcpStream::connect(World::allowed()))?;
-        let chunk = [0; CHUNK];
+        let chunk = vec![0; CHUNK];
         let start = Instant::now();
         while start.elapsed() < time {
             stream.write_all(&chunk)?;
@@ -186,7 +186,7 @@ fn stream(world: &World, cpu: usize, time: Duration) -> io::Result<f64> {
     };
     let server = || {
         let (mut stream, _) = listener.accept()?;
-        let mut buffer = vec![0; 16 * CHUNK];
+        let mut buffer = vec![0; 4 * CHUNK];
         let mut total = 0_u64;
         loop {
             match stream.read(&mut buffer)? {
