@@ -2,7 +2,7 @@
 //! What do rule sets of netfilter look like that enforce the same policy?
 //!
 //! The shapes, not the programs: what a packet has to walk through under the layout of chains that
-//! kube-router documents (a jump per pod and direction, a chain per pod that asks connection tracking
+//! kube-router makes (a jump per pod and direction, a chain per pod that asks connection tracking
 //! first, a chain per policy, address sets for peers and targets, marks for the verdict), and under the
 //! best that one could write by hand (connection tracking, then a single set lookup).
 
