@@ -48,6 +48,9 @@ pub enum Command {
     Test(TestArgs),
     /// The verdict of each observed flow
     Replay(ReplayArgs),
+    /// ClusterNetworkPolicies instead of AdminNetworkPolicies, with a proof that no verdict changes
+    #[command(after_help = MIGRATE)]
+    Migrate,
     /// The connectivity picture: dot, mermaid, svg or html
     Graph,
     /// The part of a cluster that decides, for later commands: `snapshot -o FILE`
@@ -229,6 +232,17 @@ Examples:
   netpol-analyze -f manifests/ reach shop/web shop/api
   netpol-analyze -f manifests/ why shop/web shop/deploy/api --port tcp/8080
   netpol-analyze diff --base origin/main -f manifests/ --exit-code -o md";
+
+const MIGRATE: &str = "\
+Writes the ClusterNetworkPolicies to apply. Comments are kept, rules and priorities are split and
+renumbered where the newer API is narrower, and what has no counterpart is reported.
+
+The proof compares every pod, node and outside address of the input, and pods and namespaces that do
+not exist yet, over every protocol and port. Exit 1 if a verdict changes or a policy stays behind.
+
+Examples:
+  netpol-analyze -f manifests/ migrate --out cnp.yaml
+  netpol-analyze --live migrate | kubectl apply -f -";
 
 const ENDPOINTS: &str = "\
 SRC and DST:

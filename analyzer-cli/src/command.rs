@@ -7,6 +7,7 @@ pub mod graph;
 pub mod inputs;
 pub mod lint;
 pub mod matrix;
+pub mod migrate;
 pub mod reach;
 pub mod replay;
 pub mod rule;

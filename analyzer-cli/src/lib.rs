@@ -81,6 +81,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitStatus> {
         Command::Diff(args) => command::diff::run(&io, args),
         Command::Lint(args) => command::lint::run(&io, args),
         Command::Replay(args) => command::replay::run(&io, args),
+        Command::Migrate => command::migrate::run(&io),
         Command::Graph => command::graph::run(&io),
         Command::Snapshot(args) => command::snapshot::run(&io, args),
         Command::Inputs => command::inputs::run(&io),

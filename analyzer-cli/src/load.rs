@@ -136,6 +136,12 @@ impl World {
         Evaluator::new(snapshot, self.assumptions, self.doubts.clone())
     }
 
+    /// Answers questions about another snapshot as the agent would enforce it: what cannot be read is
+    /// judged fail-closed.
+    pub fn as_enforced<'s>(&self, snapshot: &'s policy_compiler::Snapshot) -> Evaluator<'s> {
+        Evaluator::new(snapshot, self.assumptions, Vec::new())
+    }
+
     /// Documents that hold no object anybody could read.
     pub fn unreadable(&self) -> impl Iterator<Item = &Diagnostic> {
         self.loaded

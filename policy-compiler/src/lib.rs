@@ -19,21 +19,24 @@ pub mod api;
 pub mod cases;
 pub mod compile;
 pub mod diagnostic;
+pub mod difference;
 pub mod explain;
 pub mod graph;
 pub mod lint;
 pub mod lower;
 pub mod manifest;
+pub mod migrate;
 pub mod model;
 pub mod parse;
 pub mod partial;
 pub mod portmap;
+pub mod ranges;
 pub mod reach;
 pub mod reference;
-
 pub mod snapshot;
 #[cfg(feature = "strategies")]
 pub mod strategies;
+pub mod symbolic;
 pub mod synthetic;
 pub mod verdict;
 

@@ -37,6 +37,7 @@ mod topology;
 mod workload;
 
 pub use admin::{admin_network_policy, baseline_admin_network_policy, cluster_network_policy};
+pub(crate) use net::bare_address;
 pub use network_policy::network_policy;
 pub use pod::{Template, pod};
 pub use service::{EndpointPort, EndpointSlice, attach_endpoints, endpoint_slice, service};

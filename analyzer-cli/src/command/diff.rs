@@ -333,25 +333,7 @@ pub fn reasons(cell: &Cell) -> String {
     for direction in Direction::BOTH {
         let side = cell.side(direction);
         for (_, decision) in &side.parts {
-            let verdict = crate::answer::verdict_name(decision.verdict);
-            let reason = match &decision.reason {
-                policy_compiler::Reason::Rule(rule) | policy_compiler::Reason::FailClosed(rule) => {
-                    let at = rule
-                        .at
-                        .as_ref()
-                        .map(|at| format!(" ({at})"))
-                        .unwrap_or_default();
-                    format!("{} {direction}[{}]{at}", rule.policy, rule.index)
-                }
-                policy_compiler::Reason::Isolated(policies) => {
-                    let names: Vec<String> = policies.iter().map(ToString::to_string).collect();
-                    format!("isolated by {}", names.join(", "))
-                }
-                other => crate::answer::reason_name(other)
-                    .unwrap_or_default()
-                    .to_owned(),
-            };
-            words.insert(format!("{direction} {verdict}: {reason}"));
+            words.insert(crate::render::change::spell_decision(direction, decision));
         }
         words.extend(
             side.unknown

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which endpoints does a target stand for?
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
 use ipnet::IpNet;
 use policy_compiler::{
     Snapshot,
-    model::{AdminPeer, Direction, NetworkPeer, Pod, PodKey, PortRange, Service, ServiceTarget},
+    model::{Pod, PodKey, PortRange, Service, ServiceTarget},
     portmap::PortSet,
+    ranges,
     verdict::Endpoint,
 };
 
@@ -143,7 +144,10 @@ pub fn resolve(
             vec![Group::of(Endpoint::Address(*address))],
         ),
         Target::Range(network) => {
-            let groups = regions(snapshot, &[*network], false);
+            let groups = ranges::within(snapshot, &[*network])
+                .into_iter()
+                .map(range_group)
+                .collect();
             (network.to_string(), groups)
         }
         Target::Internet => ("internet".to_owned(), internet(snapshot)),
@@ -186,124 +190,18 @@ pub fn resolve(
 
 /// Every address that is no pod, Service or node, in ranges that policies do not tell apart.
 pub fn internet(snapshot: &Snapshot) -> Vec<Group> {
-    let everything = ["0.0.0.0/0", "::/0"].map(str::parse::<IpNet>);
-    let everything: Vec<IpNet> = everything.into_iter().flatten().collect();
-    regions(snapshot, &everything, true)
+    let outside = ranges::outside(&[snapshot]);
+    outside.into_iter().map(range_group).collect()
 }
 
-/// Cuts `networks` at every block that a policy names and every address that something owns.
-fn regions(snapshot: &Snapshot, networks: &[IpNet], outside_only: bool) -> Vec<Group> {
-    let owned = owned(snapshot);
-    let mut told_apart = blocks(snapshot);
-    if !outside_only {
-        told_apart.extend(owned.iter().map(|address| IpNet::from(*address)));
+fn range_group(range: ranges::Range) -> Group {
+    let names: Vec<String> = range.networks.iter().map(ToString::to_string).collect();
+    Group {
+        name: names.join(","),
+        endpoint: Endpoint::Address(range.example),
+        ranges: range.networks,
+        legs: Vec::new(),
     }
-    let mut cuts = told_apart.clone();
-    if outside_only {
-        cuts.extend(owned.iter().map(|address| IpNet::from(*address)));
-        cuts.extend(snapshot.options.service_cidrs.iter().copied());
-    }
-    let inside = |address: IpAddr| {
-        outside_only
-            && (owned.contains(&address)
-                || snapshot
-                    .options
-                    .service_cidrs
-                    .iter()
-                    .any(|cidr| cidr.contains(&address)))
-    };
-    let mut groups = Vec::new();
-    for network in networks {
-        let mut starts = BTreeSet::from([network.network()]);
-        for cut in cuts
-            .iter()
-            .filter(|cut| network.contains(&cut.network()) && *cut != network)
-        {
-            starts.insert(cut.network());
-            starts.extend(next(cut.broadcast()).filter(|after| network.contains(after)));
-        }
-        let starts: Vec<IpAddr> = starts.into_iter().collect();
-        let mut pieces: Vec<(Vec<bool>, IpAddr, Vec<IpNet>)> = Vec::new();
-        for (position, start) in starts.iter().enumerate() {
-            if inside(*start) {
-                continue;
-            }
-            let end = starts
-                .get(position + 1)
-                .and_then(|next| previous(*next))
-                .unwrap_or_else(|| network.broadcast());
-            let ranges = subnets(*start, end);
-            // What contains a range, and who owns it, is all that policies can see of it.
-            let look: Vec<bool> = told_apart.iter().map(|cut| cut.contains(start)).collect();
-            match pieces.iter_mut().find(|(known, ..)| *known == look) {
-                Some((_, _, known)) => known.extend(ranges),
-                None => pieces.push((look, *start, ranges)),
-            }
-        }
-        groups.extend(pieces.into_iter().map(|(_, start, ranges)| {
-            let ranges = IpNet::aggregate(&ranges);
-            Group {
-                name: ranges
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect::<Vec<_>>()
-                    .join(","),
-                endpoint: Endpoint::Address(start),
-                ranges,
-                legs: Vec::new(),
-            }
-        }));
-    }
-    groups
-}
-
-/// Every block of addresses that some rule names.
-fn blocks(snapshot: &Snapshot) -> BTreeSet<IpNet> {
-    let mut blocks = BTreeSet::new();
-    for policy in snapshot.network_policies.values() {
-        for rule in Direction::BOTH
-            .iter()
-            .flat_map(|way| policy.rules(*way).unwrap_or_default())
-        {
-            for peer in rule.peers.iter().flatten() {
-                if let NetworkPeer::IpBlock(block) = peer {
-                    blocks.insert(block.cidr);
-                    blocks.extend(block.except.iter().copied());
-                }
-            }
-        }
-    }
-    for policy in snapshot.admin_policies.values() {
-        for rule in Direction::BOTH.iter().flat_map(|way| policy.rules(*way)) {
-            for peer in &rule.peers {
-                if let AdminPeer::Networks(networks) = peer {
-                    blocks.extend(networks.iter().copied());
-                }
-            }
-        }
-    }
-    let learned = snapshot
-        .domains
-        .iter()
-        .flatten()
-        .flat_map(|(_, addresses)| addresses);
-    blocks.extend(learned.map(|address| IpNet::from(*address)));
-    blocks.into_iter().map(|block| block.trunc()).collect()
-}
-
-/// Every address of a pod, Service or node.
-fn owned(snapshot: &Snapshot) -> BTreeSet<IpAddr> {
-    let pods = snapshot
-        .pods
-        .values()
-        .filter(|pod| !pod.phase.is_finished());
-    let pods = pods.flat_map(|pod| &pod.addresses);
-    let nodes = snapshot.nodes.values().flat_map(|node| &node.addresses);
-    let services = snapshot
-        .services
-        .values()
-        .flat_map(|service| &service.addresses);
-    pods.chain(nodes).chain(services).copied().collect()
 }
 
 type Named = (String, Vec<Group>);
@@ -451,40 +349,5 @@ fn missing(what: &str, name: &str, known: impl Iterator<Item = String>) -> Usage
     match nearest(name, known) {
         Some(near) => error.help(format!("there is `{near}`")),
         None => error,
-    }
-}
-
-fn next(address: IpAddr) -> Option<IpAddr> {
-    match address {
-        IpAddr::V4(v4) => u32::from(v4)
-            .checked_add(1)
-            .map(|bits| IpAddr::V4(bits.into())),
-        IpAddr::V6(v6) => u128::from(v6)
-            .checked_add(1)
-            .map(|bits| IpAddr::V6(bits.into())),
-    }
-}
-
-fn previous(address: IpAddr) -> Option<IpAddr> {
-    match address {
-        IpAddr::V4(v4) => u32::from(v4)
-            .checked_sub(1)
-            .map(|bits| IpAddr::V4(bits.into())),
-        IpAddr::V6(v6) => u128::from(v6)
-            .checked_sub(1)
-            .map(|bits| IpAddr::V6(bits.into())),
-    }
-}
-
-/// The fewest blocks that make up a range of addresses.
-fn subnets(start: IpAddr, end: IpAddr) -> Vec<IpNet> {
-    match (start, end) {
-        (IpAddr::V4(start), IpAddr::V4(end)) => ipnet::Ipv4Subnets::new(start, end, 0)
-            .map(IpNet::V4)
-            .collect(),
-        (IpAddr::V6(start), IpAddr::V6(end)) => ipnet::Ipv6Subnets::new(start, end, 0)
-            .map(IpNet::V6)
-            .collect(),
-        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => Vec::new(),
     }
 }

@@ -35,6 +35,8 @@ pub struct Loaded {
     pub annotations: BTreeMap<PodKey, BTreeMap<Arc<str>, Arc<str>>>,
     /// The documents whose kinds decide nothing here, for who knows more about them.
     pub ignored: Vec<Document>,
+    /// The documents of the cluster-scoped policies of the snapshot.
+    pub cluster_policies: Vec<Document>,
 }
 
 /// A workload and its pods.
@@ -203,8 +205,15 @@ impl Assembly<'_> {
             name: document.name.clone().unwrap_or_default(),
             fate,
         });
-        if matches!(kind, Kind::Other | Kind::ForeignPolicy) {
-            self.loaded.ignored.push(document);
+        match (kind, fate) {
+            (Kind::Other | Kind::ForeignPolicy, _) => self.loaded.ignored.push(document),
+            (
+                Kind::AdminNetworkPolicy
+                | Kind::BaselineAdminNetworkPolicy
+                | Kind::ClusterNetworkPolicy,
+                Fate::Used | Fate::UsedWithProblems | Fate::Rejected { used: true },
+            ) => self.loaded.cluster_policies.push(document),
+            _ => {}
         }
     }
 

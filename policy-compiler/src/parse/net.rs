@@ -66,7 +66,7 @@ pub(super) fn strict_cidr(text: &str) -> Option<IpNet> {
 }
 
 /// An address without a length, as older CRDs let through for a host route.
-pub(super) fn bare_address(text: &str) -> Option<IpNet> {
+pub(crate) fn bare_address(text: &str) -> Option<IpNet> {
     let address: IpAddr = text.parse().ok()?;
     (!is_mapped(address)).then(|| address.into())
 }

@@ -11,7 +11,7 @@ use super::{
     index::{Evaluator, PolicyId, Ports, RuleId, SubjectOf, Term, TermId},
 };
 use crate::{
-    model::{Direction, Family, Node, Pod, PortRange, family_of},
+    model::{ContainerPort, Direction, Family, Node, Pod, PortRange, family_of},
     portmap::PortSet,
     verdict::Endpoint,
 };
@@ -131,6 +131,46 @@ impl Party {
         sibling
     }
 
+    /// The end with other container ports.
+    #[must_use]
+    pub fn with_ports(&self, ports: Vec<ContainerPort>) -> Self {
+        let mut party = self.clone();
+        if let Identity::Pod(pod) = &mut party.identity {
+            Arc::make_mut(pod).ports = ports;
+        }
+        party
+    }
+
+    /// The end on another node.
+    #[must_use]
+    pub fn on_node(&self, node: &Arc<str>) -> Self {
+        let mut party = self.clone();
+        if let Identity::Pod(pod) = &mut party.identity {
+            Arc::make_mut(pod).node = Some(node.clone());
+        }
+        party
+    }
+
+    /// The node, if the end is the stack of a node that is known.
+    pub fn node(&self) -> Option<&Arc<str>> {
+        match &self.identity {
+            Identity::Node(node) => node.as_ref(),
+            Identity::Pod(_) | Identity::External => None,
+        }
+    }
+
+    /// The rules that may apply to the end as a subject, tier by tier in order of precedence.
+    pub(crate) fn rules(&self, direction: Direction) -> impl Iterator<Item = RuleId> + '_ {
+        let side = self.side(direction);
+        let of = |entry: &Entry| match entry {
+            Entry::Rule(rule) => Some(*rule),
+            Entry::Doubt(_) => None,
+        };
+        let admin = side.admin.iter().filter_map(of);
+        let baseline = side.baseline.iter().filter_map(of);
+        admin.chain(side.network.iter().copied()).chain(baseline)
+    }
+
     /// The address policies see, if it is known.
     pub fn address(&self) -> Option<IpAddr> {
         match self.address {
@@ -212,6 +252,24 @@ impl Evaluator<'_> {
         if let Identity::Pod(pod) = &party.identity {
             party.ingress = self.applying(pod, Direction::Ingress);
             party.egress = self.applying(pod, Direction::Egress);
+        }
+        party
+    }
+
+    /// The same end, should `address` turn out to be its own.
+    #[must_use]
+    pub fn at(&self, party: &Party, address: IpAddr) -> Party {
+        let mut party = Party {
+            address: Address::Known(address),
+            ..party.clone()
+        };
+        for (bit, term) in self.terms.iter().enumerate() {
+            if !term.is_by_address() {
+                continue;
+            }
+            let holds = self.matching(term, &party, self.assumptions);
+            party.matches.set(bit, holds == Tri::Yes);
+            party.may_match.set(bit, matches!(holds, Tri::Maybe(_)));
         }
         party
     }

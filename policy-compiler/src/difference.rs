@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which connections get another verdict from one set of policies than from another, exactly?
+//!
+//! Every end that both snapshots have is compared with every other: pods and nodes, ranges of addresses
+//! outside the cluster, and [`crate::symbolic`] pods that do not exist yet; over all protocols and ports.
+//! Where a verdict depends on a missing fact, every completion of that fact is compared. So an empty
+//! [`Difference`] proves that the two sets of policies are equivalent.
+
+mod variants;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    sync::Arc,
+};
+
+use ipnet::IpNet;
+
+use crate::{
+    model::{Family, PortRange, Protocol, family_of},
+    partial::{Evaluator, Party},
+    portmap::PortSet,
+    ranges::{self, Range},
+    symbolic::Symbols,
+    verdict::{Decision, Endpoint},
+};
+
+use variants::{Comparer, Comparison};
+
+/// Which way traffic changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// It was not admitted and is now.
+    Gained,
+    /// It was admitted and is no longer.
+    Lost,
+    /// Missing facts decide before or after.
+    Unclear,
+}
+
+/// One end of a change.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum End {
+    /// A pod or node. A pod may be one that does not exist yet.
+    Endpoint(Endpoint),
+    /// Addresses outside the cluster, as the fewest blocks.
+    Range(Vec<IpNet>),
+}
+
+/// One change, for all members of two groups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Which way.
+    pub kind: Kind,
+    /// Who opens the connections, sorted.
+    pub sources: Vec<End>,
+    /// Who they are opened to, sorted.
+    pub destinations: Vec<End>,
+    /// The protocols and ports that change. Toward a pod that does not exist yet some may change only
+    /// under the conditions of the witness.
+    pub ports: PortSet,
+    /// The family in which they change; `None` if in each.
+    pub family: Option<Family>,
+    /// Only what a pod opens to itself through a Service changes.
+    pub through_service: bool,
+    /// One flow that changes.
+    pub witness: Witness,
+}
+
+/// A flow that changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Witness {
+    /// Source.
+    pub source: Endpoint,
+    /// Destination.
+    pub destination: Endpoint,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Destination port; 0 for [`Protocol::Other`].
+    pub port: u16,
+    /// What has to hold besides.
+    pub conditions: Vec<Condition>,
+    /// What decided before: egress, ingress; `None` if that is unknown.
+    pub before: [Option<Decision>; 2],
+    /// What decides after.
+    pub after: [Option<Decision>; 2],
+}
+
+/// What has to hold for a witness besides the two snapshots.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Condition {
+    /// A pod whose address is unknown has this one.
+    Address(Role, IpAddr),
+    /// A pod whose node is unknown runs on this one.
+    RunsOn(Role, Arc<str>),
+    /// The destination calls the port by these names, and by no other that matters.
+    PortNames(Vec<Arc<str>>),
+    /// Policies know this many names of ports here, too many to combine: nothing was compared.
+    TooManyPortNames(usize),
+}
+
+/// An end of a witness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Who opens the connection.
+    Source,
+    /// Who it is opened to.
+    Destination,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Source => "source",
+            Self::Destination => "destination",
+        })
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(role, address) => write!(f, "the {role} has the address {address}"),
+            Self::RunsOn(role, node) => write!(f, "the {role} runs on {node}"),
+            Self::PortNames(names) => {
+                let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+                write!(f, "the port is called {}", names.join(" and "))
+            }
+            Self::TooManyPortNames(count) => {
+                write!(f, "{count} names of ports are too many to combine")
+            }
+        }
+    }
+}
+
+/// What differs between two snapshots, and what was compared.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// Gained first, then lost, then unclear; each sorted by its ends.
+    pub changes: Vec<Change>,
+    /// How many pods and nodes were compared.
+    pub endpoints: usize,
+    /// How many kinds of pods that do not exist yet.
+    pub symbols: usize,
+    /// How many ranges of addresses outside the cluster.
+    pub ranges: usize,
+}
+
+/// Compares two snapshots, both joined with `symbols`.
+pub fn between(before: &Evaluator<'_>, after: &Evaluator<'_>, symbols: &Symbols) -> Difference {
+    let snapshots = [before.snapshot(), after.snapshot()];
+    let outside = ranges::outside(&snapshots);
+    let mut ends: BTreeSet<Endpoint> = live(before);
+    let of_after = live(after);
+    ends.retain(|end| of_after.contains(end));
+    let is_symbol = |end: &Endpoint| match end {
+        Endpoint::Pod(key) => symbols.contains(key),
+        Endpoint::Node(_) | Endpoint::Address(_) => false,
+    };
+    let new = ends.iter().filter(|end| is_symbol(end)).count();
+    let mut difference = Difference {
+        changes: Vec::new(),
+        endpoints: ends.len() - new,
+        symbols: new,
+        ranges: outside.len(),
+    };
+    let families = families(&snapshots);
+    for family in &families {
+        let mut ends: Vec<Endpoint> = ends.iter().cloned().collect();
+        let of_family =
+            |range: &&Range| family.is_none_or(|family| family == family_of(range.example));
+        let ranges: Vec<&Range> = outside.iter().filter(of_family).collect();
+        ends.extend(ranges.iter().map(|range| Endpoint::Address(range.example)));
+        let comparer = Comparer {
+            before,
+            after,
+            symbols,
+            family: *family,
+            addresses: ranges.iter().map(|range| range.example).collect(),
+        };
+        let groups = comparer.groups(&ends);
+        let networks: BTreeMap<Endpoint, &Vec<IpNet>> = ranges
+            .iter()
+            .map(|range| (Endpoint::Address(range.example), &range.networks))
+            .collect();
+        let name = |group: &Group| -> Vec<End> {
+            let end = |member: &Endpoint| match networks.get(member) {
+                Some(networks) => End::Range((*networks).clone()),
+                None => End::Endpoint(member.clone()),
+            };
+            group.members.iter().map(end).collect()
+        };
+        for source in &groups {
+            for destination in &groups {
+                for comparison in comparer.compare(source, destination) {
+                    let Comparison {
+                        kind,
+                        ports,
+                        through_service,
+                        witness,
+                    } = comparison;
+                    difference.changes.push(Change {
+                        kind,
+                        sources: name(source),
+                        destinations: name(destination),
+                        ports,
+                        family: *family,
+                        through_service,
+                        witness,
+                    });
+                }
+            }
+        }
+    }
+    difference.changes = merged(difference.changes, families.len());
+    difference
+}
+
+/// Ends that neither snapshot's policies tell apart.
+struct Group {
+    /// Sorted.
+    members: Vec<Endpoint>,
+    /// The first member before and after.
+    party: [Party; 2],
+    /// A second member, for flows inside the group.
+    other: Option<[Party; 2]>,
+}
+
+/// Pods whose address is still theirs, and nodes.
+fn live(evaluator: &Evaluator<'_>) -> BTreeSet<Endpoint> {
+    let snapshot = evaluator.snapshot();
+    let is_live = |end: &Endpoint| match end {
+        Endpoint::Pod(key) => snapshot
+            .pods
+            .get(key)
+            .is_some_and(|pod| !pod.phase.is_finished()),
+        Endpoint::Node(_) | Endpoint::Address(_) => true,
+    };
+    snapshot.endpoints().filter(is_live).collect()
+}
+
+/// The families that the cluster has, as far as is known.
+fn families(snapshots: &[&crate::Snapshot]) -> Vec<Option<Family>> {
+    let mut known: BTreeSet<Family> = BTreeSet::new();
+    for snapshot in snapshots {
+        let pods = snapshot.pods.values().flat_map(|pod| &pod.addresses);
+        known.extend(pods.copied().map(family_of));
+    }
+    if known.is_empty() {
+        vec![None]
+    } else {
+        known.into_iter().map(Some).collect()
+    }
+}
+
+/// What changes of two families have in common if they are one.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Alike {
+    kind: Kind,
+    sources: Vec<End>,
+    destinations: Vec<End>,
+    through_service: bool,
+    ports: PortSet,
+}
+
+/// Changes that every family shows alike become one.
+fn merged(changes: Vec<Change>, families: usize) -> Vec<Change> {
+    let mut by_ends: BTreeMap<Alike, Vec<Change>> = BTreeMap::new();
+    for change in changes {
+        let key = Alike {
+            kind: change.kind,
+            sources: change.sources.clone(),
+            destinations: change.destinations.clone(),
+            through_service: change.through_service,
+            ports: change.ports.clone(),
+        };
+        by_ends.entry(key).or_default().push(change);
+    }
+    by_ends
+        .into_values()
+        .flat_map(|mut same| {
+            if same.len() == families {
+                same.truncate(1);
+                for change in &mut same {
+                    change.family = None;
+                }
+            }
+            same
+        })
+        .collect()
+}
+
+/// The port of a set that somebody would most likely try: one that the destination declares.
+fn likely(ports: &PortSet, destination: &Party) -> Option<(Protocol, u16)> {
+    let declared = destination.pod().into_iter().flat_map(|pod| &pod.ports);
+    let declared = declared.map(|port| (port.protocol, PortRange::single(port.number)));
+    ports
+        .intersection(&PortSet::of(declared))
+        .example()
+        .or_else(|| ports.example())
+}
