@@ -31,8 +31,10 @@ fn main() {
 fn run() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-env-changed={OVERRIDE}");
     let object = if let Some(path) = env::var_os(OVERRIDE) {
-        fs::canonicalize(&path)
-            .map_err(|error| format!("{OVERRIDE}=`{}`: {error}", path.display()))?
+        let object = fs::canonicalize(&path)
+            .map_err(|error| format!("{OVERRIDE}=`{}`: {error}", path.display()))?;
+        println!("cargo::rerun-if-changed={}", object.display());
+        object
     } else {
         let [object, reference] = build()?;
         // Only the benchmark reads it.
@@ -42,7 +44,6 @@ fn run() -> Result<(), Box<dyn Error>> {
         );
         object
     };
-    println!("cargo::rerun-if-changed={}", object.display());
     println!("cargo::rustc-env=NETPOL_BPF_EMBED={}", object.display());
     Ok(())
 }
