@@ -4,20 +4,18 @@
 //! `NETPOL_BENCH_SIZE=small|medium|large` bounds the grid (default `medium`: 10,000 pods).
 
 #![expect(
-    clippy::expect_used,
     clippy::print_stderr,
     reason = "a benchmark reports and stops"
 )]
 
-use std::{collections::BTreeMap, env, hint::black_box, time::Duration};
+use std::{env, hint::black_box, time::Duration};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use policy_compiler::{
     Snapshot,
     compile::{Scope, compile},
     lower::{Capacity, Reasons, lower},
-    model::{NetworkPeer, NetworkPolicy, Selection},
-    synthetic::{Kind, Shape, cluster, node_name},
+    synthetic::{Kind, Shape, cluster, matches_one_by_one, node_name},
 };
 
 criterion_group!(benches, node, whole_cluster);
@@ -48,7 +46,7 @@ fn node(criterion: &mut Criterion) {
         });
         if shape.pods <= 10_000 && shape.kind == Kind::Realistic {
             group.bench_function(BenchmarkId::new("naive", &name), |bencher| {
-                bencher.iter(|| naive(black_box(&snapshot)));
+                bencher.iter(|| matches_one_by_one(black_box(&snapshot)));
             });
         }
         group.finish();
@@ -113,60 +111,6 @@ fn describe(name: &str, tables: &policy_compiler::compile::Tables) {
         tables.classes,
         tables.rows.len(),
         tables.port_sets.len(),
-        tables.addresses.prefixes().len(),
+        tables.addresses.blocks().len() + tables.addresses.hosts().count(),
     );
-}
-
-/// Every selector of every policy on every pod, as maps of strings: what an engine without classes
-/// does before it can say anything.
-fn naive(snapshot: &Snapshot) -> usize {
-    let labels: Vec<(&str, BTreeMap<String, String>)> = snapshot
-        .pods
-        .values()
-        .map(|pod| {
-            let labels = pod
-                .labels
-                .0
-                .iter()
-                .map(|(k, v)| (k.to_string(), v.to_string()));
-            (&*pod.key.namespace, labels.collect())
-        })
-        .collect();
-    let mut matches = 0;
-    let selects = |selection: &policy_compiler::model::Selector,
-                   labels: &BTreeMap<String, String>| {
-        selection.requirements().iter().all(|requirement| {
-            labels
-                .get(&*requirement.key)
-                .is_some_and(|value| requirement.values.iter().any(|v| **v == **value))
-        })
-    };
-    for policy in snapshot.network_policies.values() {
-        let policy: &NetworkPolicy = policy;
-        let rules = policy.ingress.iter().chain(&policy.egress).flatten();
-        let peers: Vec<_> = rules.flat_map(|rule| rule.peers.iter().flatten()).collect();
-        for (namespace, labels) in &labels {
-            if let Selection::Matching(selector) = &policy.pod_selector {
-                matches +=
-                    usize::from(*namespace == &*policy.namespace && selects(selector, labels));
-            }
-            for peer in &peers {
-                let NetworkPeer::Pods { namespaces, pods } = peer else {
-                    continue;
-                };
-                let namespace_matches = match namespaces {
-                    None => *namespace == &*policy.namespace,
-                    Some(selector) => {
-                        let namespace = snapshot
-                            .namespaces
-                            .get(*namespace)
-                            .expect("pods live in namespaces");
-                        selector.matches(&namespace.labels)
-                    }
-                };
-                matches += usize::from(namespace_matches && selects(pods, labels));
-            }
-        }
-    }
-    matches
 }

@@ -14,6 +14,7 @@ mod addresses;
 mod groups;
 mod hash;
 mod host_ports;
+mod incremental;
 mod peers;
 pub(crate) mod reduce;
 mod rows;
@@ -26,6 +27,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use policy_ebpf_common::abi;
 
 pub use addresses::AddressClasses;
+pub use incremental::{Applied, Compiler, Delta};
 
 use crate::{
     Decision, Flow, Reason, Snapshot, Trace, Verdict,

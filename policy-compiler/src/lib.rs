@@ -17,6 +17,7 @@
 pub mod api;
 #[cfg(feature = "strategies")]
 pub mod cases;
+pub mod change;
 pub mod compile;
 pub mod diagnostic;
 pub mod difference;

@@ -6,11 +6,12 @@
 mod addresses;
 mod image;
 mod ports;
+mod update;
 
 use std::{
     collections::BTreeMap,
     fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
 
@@ -21,11 +22,12 @@ use policy_ebpf_common::abi::{
 
 use crate::{
     Decision,
-    compile::{ClassId, PortSetId, Row, RowId, Tables},
-    model::{PodKey, Protocol},
+    compile::{ClassId, PortSetId, Row, Tables},
+    model::PodKey,
 };
 
 pub use image::ImagePeer;
+pub use update::Lowered;
 
 /// One bank of every banked map, for one node. Entry `i` goes to index `i` of the bank.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -194,58 +196,7 @@ pub fn lower(
     capacity: &Capacity,
     reasons: &mut Reasons,
 ) -> Result<Image, TooLarge> {
-    let check = |map, needed: usize, capacity: u32| {
-        let capacity = capacity as usize;
-        if needed <= capacity {
-            return Ok(());
-        }
-        Err(TooLarge {
-            map,
-            needed,
-            capacity,
-            policies: largest(tables),
-        })
-    };
-    // Reason 0 is none, and the two reserved decisions have none.
-    check("RULE_COUNTERS", tables.decisions.len(), capacity.reasons)?;
-    if reasons.decisions.len() + tables.decisions.len() >= capacity.reasons as usize {
-        *reasons = Reasons::default();
-    }
-    let row_chunks = (tables.classes as usize).div_ceil(ROW_CHUNK);
-    check("classes", tables.classes as usize, u32::from(u16::MAX))?;
-    check("rows", tables.rows.len(), u32::from(u16::MAX))?;
-    check("ROWS", row_chunks * tables.rows.len(), capacity.rows)?;
-    check("SERVICES", tables.services.len(), capacity.services)?;
-
-    let ports = ports::lower(tables, reasons);
-    check("UNIFORM", ports.uniform.len(), capacity.uniform)?;
-    check("PORT_SETS", ports.port_sets.len(), capacity.port_sets)?;
-    let addresses = addresses::lower(tables);
-    check("TRIE4", addresses.trie4.len(), capacity.trie4)?;
-    check("TRIE6", addresses.trie6.len(), capacity.trie6)?;
-    check("HOSTS6", addresses.hosts6.len(), capacity.hosts6)?;
-
-    let entry = |port_set: PortSetId| {
-        ports
-            .entries
-            .get(port_set.0 as usize)
-            .map_or(0, |entry| entry.0)
-    };
-    Ok(Image {
-        trie4: addresses.trie4,
-        trie6: addresses.trie6,
-        hosts6: addresses.hosts6,
-        rows: tables
-            .rows
-            .iter()
-            .flat_map(|row| chunks(row, row_chunks, &entry))
-            .collect(),
-        row_chunks: u32::try_from(row_chunks).unwrap_or(u32::MAX),
-        services: services(tables),
-        endpoints: endpoints(tables, &entry),
-        uniform: ports.uniform,
-        port_sets: ports.port_sets,
-    })
+    Lowered::new(tables, capacity, reasons).map(|lowered| lowered.image)
 }
 
 /// A row spelled out, class by class. Row 0 and class 0 stay zero, which denies.
@@ -267,66 +218,6 @@ fn chunks(row: &Row, count: usize, entry: &impl Fn(PortSetId) -> u16) -> Vec<Row
         set(*class, entry(*port_set));
     }
     chunks
-}
-
-fn services(tables: &Tables) -> BTreeMap<ServiceKey, u32> {
-    let services = tables.services.iter();
-    let entries = services.map(|((address, protocol, port), ClassId(class))| {
-        let address = match address {
-            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-            IpAddr::V6(v6) => v6.octets(),
-        };
-        // IANA protocol numbers; a Service has no other protocol.
-        let protocol = match protocol {
-            Protocol::Tcp => 6,
-            Protocol::Udp => 17,
-            Protocol::Sctp => 132,
-            Protocol::Other => 0,
-        };
-        (
-            ServiceKey {
-                address,
-                port: port.to_be_bytes(),
-                protocol,
-                bank: 0,
-            },
-            *class,
-        )
-    });
-    entries.collect()
-}
-
-fn endpoints(
-    tables: &Tables,
-    entry: &impl Fn(PortSetId) -> u16,
-) -> BTreeMap<PodKey, EndpointImage> {
-    let pair = |low: u32, high: u32| (low & 0xffff) | high << 16;
-    let row = |row: Option<RowId>| row.map_or(0, |RowId(row)| row);
-    let own = |(ingress, egress)| pair(entry(ingress).into(), entry(egress).into());
-    let pods = tables.pods.iter().map(|(key, pod)| {
-        let image = EndpointImage {
-            rows: pair(row(pod.ingress), row(pod.egress)),
-            own4: own(pod.own[0]),
-            own6: own(pod.own[1]),
-            classes: pair(pod.classes[0].0, pod.classes[1].0),
-            ipv4: pod.addresses.iter().find_map(|a| {
-                if let IpAddr::V4(v4) = a {
-                    Some(*v4)
-                } else {
-                    None
-                }
-            }),
-            ipv6: pod.addresses.iter().find_map(|a| {
-                if let IpAddr::V6(v6) = a {
-                    Some(*v6)
-                } else {
-                    None
-                }
-            }),
-        };
-        (key.clone(), image)
-    });
-    pods.collect()
 }
 
 /// The policies whose rows have the most runs of ports.

@@ -10,6 +10,7 @@
 //!            probe ─────────────────┘
 //! ```
 
+mod changes;
 mod cluster;
 mod flows;
 mod policies;
@@ -17,6 +18,7 @@ mod pools;
 
 use proptest::{collection::vec, option, prelude::*};
 
+pub use changes::change;
 pub use cluster::{domains, everybody, namespace_labels, node, options, outside, pod, service};
 pub use flows::{Probe, flow, interesting_addresses, interesting_ports, probe};
 pub use policies::{

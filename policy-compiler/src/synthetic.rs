@@ -5,12 +5,15 @@
 //! namespace, a tenth of them StatefulSets, labels that controllers add and nobody selects by, mostly
 //! small policies with a few wide ones.
 
+mod naive;
+
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
 
 use ipnet::{IpNet, Ipv4Net};
+pub use naive::matches_one_by_one;
 
 use crate::{
     Snapshot,

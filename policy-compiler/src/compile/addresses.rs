@@ -1,75 +1,155 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which class an address belongs to, by longest prefix.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::ClassId;
 
-/// Classes of all addresses of both families.
+/// Classes of all addresses of both families: those of pods one by one, all others by block.
+///
+/// Pods come and go all the time and blocks hardly ever, so they are kept apart: one pod more is one
+/// entry more.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AddressClasses {
     /// Sorted by address, then length; `0.0.0.0/0` and `::/0` are always there.
-    prefixes: Vec<(IpNet, ClassId)>,
+    blocks: Vec<(IpNet, ClassId)>,
     /// The same as disjoint ranges, by family: each starts here and ends where the next starts.
     ranges: [Vec<(u128, ClassId)>; 2],
+    /// Addresses that pods own, by family; they stand out of any block.
+    hosts: [BTreeMap<u128, ClassId>; 2],
 }
 
 impl AddressClasses {
-    /// Class of each prefix, for all addresses that no longer prefix holds.
-    pub fn prefixes(&self) -> &[(IpNet, ClassId)] {
-        &self.prefixes
+    /// Class of each block, for all addresses that no smaller block holds and no pod owns.
+    pub fn blocks(&self) -> &[(IpNet, ClassId)] {
+        &self.blocks
+    }
+
+    /// Class of each address that a pod owns; where it is that of the block around, it may be missing.
+    pub fn hosts(&self) -> impl Iterator<Item = (IpAddr, ClassId)> {
+        let of = |line: Line| {
+            let hosts = self.hosts[usize::from(line.index)].iter();
+            hosts.filter_map(move |(bits, class)| Some((line.address(*bits)?, *class)))
+        };
+        of(V4).chain(of(V6))
+    }
+
+    /// The class of the pod that owns `address`, where the pod has an entry.
+    pub fn host(&self, address: IpAddr) -> Option<ClassId> {
+        let (line, bits) = Line::of(address);
+        self.hosts[usize::from(line.index)].get(&bits).copied()
+    }
+
+    /// The pods' addresses from `first` to `last`, both of one family, with their classes.
+    pub fn hosts_between(
+        &self,
+        first: IpAddr,
+        last: IpAddr,
+    ) -> impl Iterator<Item = (IpAddr, ClassId)> {
+        let (line, from) = Line::of(first);
+        let (_, to) = Line::of(last);
+        let hosts = &self.hosts[usize::from(line.index)];
+        let hosts = (from <= to).then(|| hosts.range(from..=to));
+        let hosts = hosts.into_iter().flatten();
+        hosts.filter_map(move |(bits, class)| Some((line.address(*bits)?, *class)))
     }
 
     /// The class of `address`.
     pub fn class_of(&self, address: IpAddr) -> ClassId {
-        let line = if address.is_ipv4() { V4 } else { V6 };
+        self.host(address)
+            .unwrap_or_else(|| self.block_class_of(address))
+    }
+
+    /// Whether the address is a block of its own.
+    pub fn is_block(&self, address: IpAddr) -> bool {
+        let key = |net: IpNet| (net.network(), net.prefix_len());
+        let wanted = key(IpNet::from(address));
+        let found = self
+            .blocks
+            .binary_search_by_key(&wanted, |(net, _)| key(*net));
+        found.is_ok()
+    }
+
+    /// The class that `address` has unless a pod owns it.
+    pub fn block_class_of(&self, address: IpAddr) -> ClassId {
+        let (line, bits) = Line::of(address);
         let ranges = &self.ranges[usize::from(line.index)];
-        let bits = line.bits_of(address).unwrap_or_default();
         let after = ranges.partition_point(|(start, _)| *start <= bits);
         let range = after.checked_sub(1).and_then(|index| ranges.get(index));
         range.map_or(ClassId::default(), |(_, class)| *class)
     }
 
-    /// Adds the prefixes of one family, sorted by address, then length.
-    pub(super) fn extend(
-        &mut self,
-        line: Line,
-        prefixes: impl Iterator<Item = (u128, u8, ClassId)>,
-    ) {
-        let ranges = &mut self.ranges[usize::from(line.index)];
-        // Prefixes around the current address, outermost first, with their last addresses.
-        let mut around: Vec<(u128, ClassId)> = Vec::new();
-        let close = |around: &mut Vec<(u128, ClassId)>,
-                     ranges: &mut Vec<(u128, ClassId)>,
-                     before: u128| {
-            while let Some((last, _)) = around.last().copied().filter(|(last, _)| *last < before) {
-                around.pop();
-                if let Some((_, class)) = around.last() {
-                    // INVARIANT: `last` is below another address, so it has a successor.
-                    push(ranges, last + 1, *class);
-                }
-            }
-        };
-        for (start, length, class) in prefixes {
-            close(&mut around, ranges, start);
-            push(ranges, start, class);
-            around.push((line.last(start, length), class));
-            self.prefixes
-                .extend(line.prefix(start, length).map(|prefix| (prefix, class)));
+    /// Sets the class of a pod's address, or forgets it. Returns the class it had.
+    pub(super) fn set_host(&mut self, address: IpAddr, class: Option<ClassId>) -> Option<ClassId> {
+        let (line, bits) = Line::of(address);
+        let hosts = &mut self.hosts[usize::from(line.index)];
+        match class {
+            Some(class) => hosts.insert(bits, class),
+            None => hosts.remove(&bits),
         }
-        close(&mut around, ranges, line.last(0, 0));
+    }
+
+    /// Replaces the pods' addresses of one family.
+    pub(super) fn set_hosts(&mut self, line: Line, hosts: BTreeMap<u128, ClassId>) {
+        self.hosts[usize::from(line.index)] = hosts;
+    }
+
+    /// Forgets all blocks.
+    pub(super) fn clear_blocks(&mut self) {
+        self.blocks.clear();
+        self.ranges = [Vec::new(), Vec::new()];
+    }
+
+    /// Adds the blocks of one family, sorted by address, then length.
+    pub(super) fn extend(&mut self, line: Line, blocks: Vec<(u128, u8, ClassId)>) {
+        self.blocks.extend(
+            blocks
+                .iter()
+                .filter_map(|(start, length, class)| Some((line.prefix(*start, *length)?, *class))),
+        );
+        self.ranges[usize::from(line.index)] = flatten(line, blocks);
     }
 }
 
+/// Nested prefixes, sorted by address, then length, as disjoint ranges: each starts here and ends where
+/// the next starts. Neighbours differ.
+pub(super) fn flatten<T: Copy + PartialEq>(
+    line: Line,
+    prefixes: Vec<(u128, u8, T)>,
+) -> Vec<(u128, T)> {
+    let mut ranges: Vec<(u128, T)> = Vec::with_capacity(prefixes.len());
+    // Prefixes around the current address, outermost first, with their last addresses.
+    let mut around: Vec<(u128, T)> = Vec::new();
+    let close = |around: &mut Vec<(u128, T)>, ranges: &mut Vec<(u128, T)>, before: u128| {
+        while let Some((last, _)) = around.last().copied().filter(|(last, _)| *last < before) {
+            around.pop();
+            if let Some((_, value)) = around.last() {
+                // INVARIANT: `last` is below another address, so it has a successor.
+                push(ranges, last + 1, *value);
+            }
+        }
+    };
+    for (start, length, value) in prefixes {
+        close(&mut around, &mut ranges, start);
+        push(&mut ranges, start, value);
+        around.push((line.last(start, length), value));
+    }
+    close(&mut around, &mut ranges, line.last(0, 0));
+    ranges
+}
+
 /// Starts a range, replacing one that starts at the same address and merging with an equal one before.
-fn push(ranges: &mut Vec<(u128, ClassId)>, start: u128, class: ClassId) {
+fn push<T: PartialEq>(ranges: &mut Vec<(u128, T)>, start: u128, value: T) {
     if ranges.last().is_some_and(|(last, _)| *last == start) {
         ranges.pop();
     }
-    if ranges.last().is_none_or(|(_, last)| *last != class) {
-        ranges.push((start, class));
+    if ranges.last().is_none_or(|(_, last)| *last != value) {
+        ranges.push((start, value));
     }
 }
 
@@ -87,6 +167,24 @@ pub(super) const V6: Line = Line {
 };
 
 impl Line {
+    /// Where `address` is.
+    pub(super) fn of(address: IpAddr) -> (Self, u128) {
+        match address {
+            IpAddr::V4(v4) => (V4, u128::from(v4.to_bits())),
+            IpAddr::V6(v6) => (V6, v6.to_bits()),
+        }
+    }
+
+    /// The address at `bits`; `None` beyond the end of the line.
+    pub(super) fn address(self, bits: u128) -> Option<IpAddr> {
+        if self.index == 0 {
+            let bits = u32::try_from(bits).ok()?;
+            Some(IpAddr::V4(Ipv4Addr::from_bits(bits)))
+        } else {
+            Some(IpAddr::V6(Ipv6Addr::from_bits(bits)))
+        }
+    }
+
     pub(super) fn bits_of(self, address: IpAddr) -> Option<u128> {
         match (address, self.index) {
             (IpAddr::V4(v4), 0) => Some(u128::from(v4.to_bits())),

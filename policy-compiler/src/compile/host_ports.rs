@@ -19,10 +19,14 @@ pub(super) fn services(
 ) -> Vec<Service> {
     let local = |pod: &&Arc<Pod>| pod.is_policed() && pod.node.as_ref() == Some(node);
     let pods = snapshot.pods.values().filter(local);
-    let ports = pods.flat_map(|pod| pod.ports.iter().map(move |port| (pod, port)));
+    pods.flat_map(|pod| of_pod(pod, own_addresses)).collect()
+}
+
+/// The host ports of a pod of the node, one Service for each, in the order of ports.
+pub(super) fn of_pod(pod: &Pod, own_addresses: &[IpAddr]) -> Vec<Service> {
+    let ports = pod.ports.iter().filter(|port| port.host_port != 0);
     ports
-        .filter(|(_, port)| port.host_port != 0)
-        .map(|(pod, port)| Service {
+        .map(|port| Service {
             namespace: pod.key.namespace.clone(),
             name: pod.key.name.clone(),
             addresses: port

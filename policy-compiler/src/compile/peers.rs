@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which addresses rules can tell apart: the classes of peers.
 
-use std::{cmp::Reverse, sync::Arc};
+use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// What rules in scope can see of an address.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Signature {
     /// Atoms that hold, sorted.
     pub(super) atoms: Vec<AtomId>,
@@ -101,7 +101,7 @@ pub(super) fn classify(snapshot: &Snapshot, scope: &Scope, subjects: &Subjects<'
 
 /// Something that sets the addresses of a prefix apart from those around it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Mark<'a> {
+pub(super) enum Mark<'a> {
     /// The atom holds from here on down.
     Holds(AtomId),
     /// The atom does not hold from here on down.
@@ -115,19 +115,43 @@ enum Mark<'a> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Event<'a> {
-    start: u128,
-    length: u8,
-    mark: Mark<'a>,
+pub(super) struct Event<'a> {
+    pub(super) start: u128,
+    pub(super) length: u8,
+    pub(super) mark: Mark<'a>,
 }
 
-fn events<'a>(
-    snapshot: &'a Snapshot,
-    scope: &Scope,
-    subjects: &Subjects<'_>,
-    groups: &Groups<'a>,
+impl Signature {
+    /// Follows the marks of one prefix.
+    pub(super) fn follow(&mut self, events: &[Event<'_>]) {
+        for event in events {
+            match event.mark {
+                Mark::Holds(atom) => insert(&mut self.atoms, atom),
+                Mark::Except(atom) => self.atoms.retain(|held| *held != atom),
+                Mark::ServiceRange => self.in_service_range = true,
+                Mark::Node(name) => self.node = Some(name.clone()),
+                Mark::Pod(..) => {}
+            }
+        }
+    }
+
+    /// What is left of the signature of a block around a pod's address. Whoever owns an address in a
+    /// Service range is not a Service.
+    pub(super) fn around_pod(&self) -> Self {
+        Self {
+            atoms: self.atoms.clone(),
+            ..Self::default()
+        }
+    }
+}
+
+/// What sets blocks of addresses apart, pods aside. In no order.
+pub(super) fn block_events<'s, 'a>(
+    snapshot: &'s Snapshot,
+    has_services: bool,
+    atoms: impl Iterator<Item = (AtomId, &'a Atom)>,
     line: Line,
-) -> Vec<Event<'a>> {
+) -> Vec<Event<'s>> {
     let mut events = Vec::new();
     let mut prefix = |net: &IpNet, mark| {
         let net = net.trunc();
@@ -139,7 +163,7 @@ fn events<'a>(
             });
         }
     };
-    for (atom_id, atom) in subjects.atoms.iter() {
+    for (atom_id, atom) in atoms {
         match atom {
             Atom::Block(block) => {
                 if !block
@@ -175,7 +199,7 @@ fn events<'a>(
             Atom::PodsIn { .. } | Atom::Pods { .. } => {}
         }
     }
-    if matches!(scope, Scope::Node(_)) {
+    if has_services {
         snapshot
             .options
             .service_cidrs
@@ -183,22 +207,38 @@ fn events<'a>(
             .for_each(|cidr| prefix(cidr, Mark::ServiceRange));
     }
     if snapshot.options.local_node_egress {
-        let own = snapshot
-            .nodes
-            .values()
-            .flat_map(|node| node.own_addresses());
-        let hosts = snapshot.pods.values().filter(|pod| pod.host_network);
-        let mut own: Vec<_> = own
-            .chain(hosts.flat_map(|pod| pod.addresses.iter().copied()))
-            .collect();
-        own.sort_unstable();
-        own.dedup();
-        for address in own {
-            if let Some(name) = snapshot.node_at(address) {
-                prefix(&IpNet::from(address), Mark::Node(name));
-            }
+        for (address, name) in node_addresses(snapshot) {
+            prefix(&IpNet::from(address), Mark::Node(name));
         }
     }
+    events
+}
+
+/// [`Snapshot::node_at`] of every address of a node.
+fn node_addresses(snapshot: &Snapshot) -> BTreeMap<IpAddr, &Arc<str>> {
+    let mut names = BTreeMap::new();
+    for node in snapshot.nodes.values() {
+        for address in node.own_addresses() {
+            names.entry(address).or_insert(&node.name);
+        }
+    }
+    for pod in snapshot.pods.values().filter(|pod| pod.host_network) {
+        for (address, node) in pod.addresses.iter().zip(pod.node.iter().cycle()) {
+            names.entry(*address).or_insert(node);
+        }
+    }
+    names
+}
+
+fn events<'a>(
+    snapshot: &'a Snapshot,
+    scope: &Scope,
+    subjects: &Subjects<'_>,
+    groups: &Groups<'a>,
+    line: Line,
+) -> Vec<Event<'a>> {
+    let has_services = matches!(scope, Scope::Node(_));
+    let mut events = block_events(snapshot, has_services, subjects.atoms.iter(), line);
     for pod in snapshot.pods.values().filter(|pod| pod.is_policed()) {
         let Some(group) = groups.of(pod) else {
             continue;
@@ -235,6 +275,7 @@ fn walk(
     peers: &mut Peers,
 ) -> FastMap<(u128, u32), ClassId> {
     let mut hosts = FastMap::default();
+    let mut owned_by_pods: BTreeMap<u128, ClassId> = BTreeMap::new();
     let mut stack = vec![(line.last(0, 0), Signature::default(), ClassId::FIRST)];
     let mut memo: FastMap<(ClassId, u32), ClassId> = FastMap::default();
     let mut emitted = vec![(0, 0, ClassId::FIRST)];
@@ -265,31 +306,24 @@ fn walk(
             };
             hosts.insert((start, *group), class);
             if class != outer {
-                emitted.push((start, length, class));
+                owned_by_pods.insert(start, class);
             }
             continue;
         }
         let mut signature = around.clone();
-        for event in at {
-            match event.mark {
-                Mark::Holds(atom) => insert(&mut signature.atoms, atom),
-                Mark::Except(atom) => signature.atoms.retain(|held| *held != atom),
-                Mark::ServiceRange => signature.in_service_range = true,
-                Mark::Node(name) => signature.node = Some(name.clone()),
-                Mark::Pod(..) => {}
-            }
-        }
-        let mut class = peers.intern(signature.clone());
+        signature.follow(at);
+        let class = peers.intern(signature.clone());
         // Pods that claim the address see each other as who they are; to others the first owns it.
-        let owned = Signature {
-            node: None,
-            ..signature.clone()
-        };
+        let owned = signature.around_pod();
         for event in at.iter().rev() {
             if let Mark::Pod(.., group) = event.mark {
-                class = peers.intern(with_pod(&owned, groups, group));
+                let class = peers.intern(with_pod(&owned, groups, group));
                 hosts.insert((start, group), class);
+                owned_by_pods.insert(start, class);
             }
+        }
+        if owned_by_pods.contains_key(&start) && length == line.bits {
+            continue;
         }
         match emitted.last_mut() {
             Some(last) if (last.0, last.1) == (start, length) => last.2 = class,
@@ -298,19 +332,18 @@ fn walk(
         }
         stack.push((line.last(start, length), signature, class));
     }
-    peers.addresses.extend(line, emitted.into_iter());
+    peers.addresses.extend(line, emitted);
+    peers.addresses.set_hosts(line, owned_by_pods);
     hosts
 }
 
 fn with_pod(around: &Signature, groups: &Groups<'_>, group: u32) -> Signature {
-    let mut signature = around.clone();
+    let mut signature = around.around_pod();
     if let Some(group) = groups.groups.get(group as usize) {
         signature.atoms.extend_from_slice(&group.signature.atoms);
         signature.atoms.sort_unstable();
         signature.ports.clone_from(&group.signature.ports);
     }
-    // Whoever owns an address in a Service range is not a Service.
-    signature.in_service_range = false;
     signature
 }
 

@@ -21,26 +21,20 @@ use crate::{
 pub(super) fn add(snapshot: &Snapshot, node: &Arc<str>, peers: &Peers, tables: &mut Tables) {
     debug_assert_eq!(peers.class_count(), tables.classes);
     let own_addresses: &[IpAddr] = snapshot.nodes.get(node).map_or(&[], |node| &node.addresses);
-    // Pods of this node that use each row, by address: their own verdict counts where they are endpoints.
     let mut egress_rows: Vec<RowId> = tables.pods.values().filter_map(|pod| pod.egress).collect();
     egress_rows.sort_unstable();
     egress_rows.dedup();
-    let mut local: FastMap<IpAddr, (RowId, PortSetId)> = FastMap::default();
-    for pod in tables.pods.values() {
-        for address in &pod.addresses {
-            let (_, own) = pod.own[usize::from(address.is_ipv6())];
-            local.extend(pod.egress.map(|row| (*address, (row, own))));
-        }
-    }
+    let local = local(tables);
     let mut columns: BTreeMap<Vec<PortSetId>, ClassId> = BTreeMap::new();
     let mut uniform: FastMap<DecisionId, PortSetId> = FastMap::default();
     let host_ports = host_ports::services(snapshot, node, own_addresses);
     let services = snapshot.services.values().map(|service| &**service);
     for service in services.chain(&host_ports) {
         for port in &service.ports {
+            let ends = ends(tables, port, own_addresses, &local);
             let verdicts: Vec<_> = egress_rows
                 .iter()
-                .map(|row| verdict(tables, *row, port, own_addresses, &local))
+                .map(|row| verdict(tables, *row, port.protocol, &ends))
                 .collect();
             let column: Vec<PortSetId> = verdicts
                 .into_iter()
@@ -83,7 +77,7 @@ pub(super) fn add(snapshot: &Snapshot, node: &Arc<str>, peers: &Peers, tables: &
 }
 
 /// The addresses, protocol and port at which pods of this node meet the Service port.
-fn keys(
+pub(super) fn keys(
     service: &Service,
     port: &ServicePort,
     own_addresses: &[IpAddr],
@@ -100,17 +94,64 @@ fn keys(
         .collect()
 }
 
-/// The decision that all endpoints share, or `None` to judge after translation.
-fn verdict(
+/// Pods of this node as endpoints, by address: the row that they send by, and what it says of their
+/// traffic to themselves.
+pub(super) type Local = FastMap<IpAddr, (RowId, PortSetId)>;
+
+/// The pods in scope as endpoints.
+pub(super) fn local(tables: &Tables) -> Local {
+    let mut local = Local::default();
+    for pod in tables.pods.values() {
+        for address in &pod.addresses {
+            let (_, own) = pod.own[usize::from(address.is_ipv6())];
+            local.extend(pod.egress.map(|row| (*address, (row, own))));
+        }
+    }
+    local
+}
+
+/// What verdicts see of an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct End {
+    pub(super) class: ClassId,
+    port: u16,
+    /// The endpoint is this node itself.
+    is_node: bool,
+    own: Option<(RowId, PortSetId)>,
+}
+
+/// The endpoints of a Service port that verdicts can tell apart, in order.
+pub(super) fn ends(
     tables: &Tables,
-    row: RowId,
     port: &ServicePort,
     own_addresses: &[IpAddr],
-    local: &FastMap<IpAddr, (RowId, PortSetId)>,
+    local: &Local,
+) -> Vec<End> {
+    let mut ends: Vec<End> = Vec::new();
+    for backend in &port.backends {
+        let end = End {
+            class: tables.addresses.class_of(backend.address),
+            port: backend.port,
+            is_node: own_addresses.contains(&backend.address),
+            own: local.get(&backend.address).copied(),
+        };
+        if !ends.contains(&end) {
+            ends.push(end);
+        }
+    }
+    ends
+}
+
+/// The decision that all endpoints share, or `None` to judge after translation.
+pub(super) fn verdict(
+    tables: &Tables,
+    row: RowId,
+    protocol: Protocol,
+    ends: &[End],
 ) -> Option<DecisionId> {
     let decide = |port_set: PortSetId, to: u16| {
         let set = tables.port_sets.get(port_set.0 as usize);
-        set.map_or(DecisionId::NONE, |set| *set.at(port.protocol, to))
+        set.map_or(DecisionId::NONE, |set| *set.at(protocol, to))
     };
     let denies = |id: DecisionId| {
         tables
@@ -119,15 +160,11 @@ fn verdict(
             .is_none_or(|d| d.verdict == Verdict::Deny)
     };
     let mut all: Vec<(DecisionId, bool)> = Vec::new();
-    for backend in &port.backends {
-        let class = tables.addresses.class_of(backend.address);
-        let decision = decide(tables.port_set(row, class), backend.port);
-        all.push((decision, own_addresses.contains(&backend.address)));
-        if let Some((_, own)) = local
-            .get(&backend.address)
-            .filter(|(own_row, _)| *own_row == row)
-        {
-            all.push((decide(*own, backend.port), false));
+    for end in ends {
+        let decision = decide(tables.port_set(row, end.class), end.port);
+        all.push((decision, end.is_node));
+        if let Some((_, own)) = end.own.filter(|(own_row, _)| *own_row == row) {
+            all.push((decide(own, end.port), false));
         }
     }
     // A connection to an endpoint on this node itself passes no hook behind translation: if it were
