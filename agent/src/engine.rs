@@ -14,8 +14,9 @@ use std::{
 
 use policy_compiler::{
     Snapshot,
-    compile::{Scope, Tables, compile},
-    lower::{Capacity, Image, Reasons, TooLarge, lower},
+    change::Change,
+    compile::{Applied, Compiler, Delta},
+    lower::{Capacity, Image, Lowered, Reasons, TooLarge},
     model::PodKey,
 };
 use policy_ebpf_common::{abi::Event, decide::Outcome, flow::Direction};
@@ -81,12 +82,12 @@ pub struct Sample {
     pub forgotten: u64,
 }
 
-/// How long the last publication took.
+/// How long the last change took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Took {
     /// From snapshot to tables.
     pub compile: Duration,
-    /// From tables to maps.
+    /// From tables to maps; zero if the tables were in force already.
     pub publish: Duration,
 }
 
@@ -173,11 +174,21 @@ pub struct Settings {
 pub struct Published {
     /// What they were compiled from.
     pub snapshot: Snapshot,
-    /// With the reason of every cell.
-    pub tables: Tables,
     /// As the kernel has them.
     pub image: Image,
 }
+
+/// What the newest snapshot has that the published one has not.
+#[derive(Debug)]
+enum Ahead {
+    /// These changes.
+    Changes(Vec<Change>),
+    /// So much that the snapshot is better copied.
+    Everything,
+}
+
+/// More changes than this at once are compiled from scratch.
+const MANY: usize = 2_000;
 
 /// Keeps a node's datapath equal to the newest snapshot that could be compiled.
 #[derive(Debug)]
@@ -185,6 +196,13 @@ pub struct Engine<D> {
     node: Arc<str>,
     settings: Settings,
     datapath: D,
+    /// The newest snapshot, and its tables.
+    compiler: Option<Compiler>,
+    /// The image of those tables, unless they do not fit.
+    lowered: Option<Lowered>,
+    /// The newest tables are not the ones in force.
+    is_behind: bool,
+    ahead: Ahead,
     published: Option<Published>,
     reasons: Reasons,
     interfaces: Interfaces,
@@ -223,6 +241,10 @@ impl<D: Datapath> Engine<D> {
             node: node.into(),
             settings,
             datapath,
+            compiler: None,
+            lowered: None,
+            is_behind: true,
+            ahead: Ahead::Everything,
             published: None,
             reasons: Reasons::default(),
             interfaces: Interfaces::default(),
@@ -233,9 +255,56 @@ impl<D: Datapath> Engine<D> {
         }
     }
 
-    /// Compiles `snapshot` for this node and publishes its tables. On an error the tables in force stay.
+    /// Makes `snapshot` the newest and publishes its tables, if they differ from those in force. On an
+    /// error the tables in force stay.
     pub fn apply(&mut self, snapshot: Snapshot) -> Result<(), ApplyError> {
-        let result = self.try_apply(snapshot);
+        if let Some(compiler) = &self.compiler {
+            let changes = compiler.snapshot().changes_to(&snapshot);
+            if changes.len() <= MANY {
+                return self.follow(changes);
+            }
+        }
+        let started = Instant::now();
+        self.compiler = Some(Compiler::new(&self.node, snapshot));
+        self.lowered = None;
+        self.is_behind = true;
+        self.ahead = Ahead::Everything;
+        self.update(started, None)
+    }
+
+    /// Makes `changes` true of the newest snapshot, in order, and publishes its tables if they differ from
+    /// those in force. On an error the tables in force stay. The first snapshot comes whole
+    /// ([`Self::apply`]); before it, changes are of the empty cluster.
+    pub fn follow(&mut self, changes: Vec<Change>) -> Result<(), ApplyError> {
+        let started = Instant::now();
+        let node = &self.node;
+        let compiler = self
+            .compiler
+            .get_or_insert_with(|| Compiler::new(node, Snapshot::default()));
+        let mut delta = Delta::default();
+        let mut is_rebuilt = false;
+        for change in changes {
+            match &mut self.ahead {
+                Ahead::Changes(ahead) if ahead.len() < MANY => ahead.push(change.clone()),
+                ahead => *ahead = Ahead::Everything,
+            }
+            // Labels of namespaces say which pods are only audited.
+            self.is_behind |= matches!(change, Change::Namespace(..));
+            match compiler.apply(change) {
+                Applied::Unchanged => {}
+                Applied::Delta(more) => delta.extend(more),
+                Applied::Rebuilt => is_rebuilt = true,
+            }
+        }
+        if is_rebuilt {
+            self.lowered = None;
+        }
+        self.is_behind |= is_rebuilt || !delta.is_empty();
+        self.update(started, Some(&delta))
+    }
+
+    fn update(&mut self, started: Instant, delta: Option<&Delta>) -> Result<(), ApplyError> {
+        let result = self.try_update(started, delta);
         self.report.error = result.as_ref().err().map(|error| describe(error).into());
         self.refresh();
         result
@@ -310,7 +379,7 @@ impl<D: Datapath> Engine<D> {
         self.published.as_ref()
     }
 
-    /// How long the last publication of a snapshot took.
+    /// How long the last change of the snapshot took.
     pub fn took(&self) -> Took {
         self.took
     }
@@ -335,30 +404,93 @@ impl<D: Datapath> Engine<D> {
         &mut self.datapath
     }
 
-    fn try_apply(&mut self, snapshot: Snapshot) -> Result<(), ApplyError> {
-        let started = Instant::now();
-        let tables = compile(&snapshot, &Scope::Node(self.node.clone()));
-        let image =
-            lower(&tables, &self.settings.capacity, &mut self.reasons).map_err(|source| {
-                ApplyError::TooLarge {
-                    node: self.node.clone(),
-                    source,
-                }
-            })?;
-        let next = Published {
-            snapshot,
-            tables,
-            image,
+    /// Publishes the newest tables, unless they are in force. `delta` is what is new in them since they
+    /// were last lowered; `None` is everything.
+    fn try_update(&mut self, started: Instant, delta: Option<&Delta>) -> Result<(), ApplyError> {
+        let Some(mut compiler) = self.compiler.take() else {
+            return Ok(());
         };
-        let compile = started.elapsed();
-        self.publish(&next.image, &next.snapshot)?;
-        self.took = Took {
-            compile,
-            publish: started.elapsed().saturating_sub(compile),
-        };
-        self.report.generation += 1;
-        self.published = Some(next);
+        let result = self.publish_newest(started, delta, &mut compiler);
+        self.compiler = Some(compiler);
+        self.catch_up(result?);
         Ok(())
+    }
+
+    /// Puts the newest tables in force, unless they are. Returns their image if they were not.
+    fn publish_newest(
+        &mut self,
+        started: Instant,
+        delta: Option<&Delta>,
+        compiler: &mut Compiler,
+    ) -> Result<Option<Image>, ApplyError> {
+        if self.is_behind {
+            let capacity = &self.settings.capacity;
+            let known = self.lowered.take().zip(delta);
+            let followed = known.and_then(|(mut lowered, delta)| {
+                let tables = compiler.tables();
+                let follows = lowered.follow(tables, delta, capacity, &mut self.reasons);
+                follows.then_some(lowered)
+            });
+            let reasons = &mut self.reasons;
+            let lowered = followed.map_or_else(
+                || {
+                    // Tables that followed many changes may only be too sparse.
+                    Lowered::new(compiler.tables(), capacity, reasons).or_else(|_| {
+                        compiler.compact();
+                        Lowered::new(compiler.tables(), capacity, reasons)
+                    })
+                },
+                Ok,
+            );
+            let lowered = lowered.map_err(|source| ApplyError::TooLarge {
+                node: self.node.clone(),
+                source,
+            })?;
+            let compile = started.elapsed();
+            let result = self.publish(lowered.image(), compiler.snapshot());
+            let image = lowered.image().clone();
+            self.lowered = Some(lowered);
+            result?;
+            self.took = Took {
+                compile,
+                publish: started.elapsed().saturating_sub(compile),
+            };
+            self.is_behind = false;
+            self.report.generation += 1;
+            Ok(Some(image))
+        } else {
+            // The tables are the same, but what they were compiled from is not.
+            self.took = Took {
+                compile: started.elapsed(),
+                publish: Duration::ZERO,
+            };
+            Ok(None)
+        }
+    }
+
+    /// What was compiled is in force; its image, if it is a new one.
+    fn catch_up(&mut self, image: Option<Image>) {
+        let Some(compiler) = &self.compiler else {
+            return;
+        };
+        let ahead = std::mem::replace(&mut self.ahead, Ahead::Changes(Vec::new()));
+        match (&mut self.published, ahead) {
+            (Some(published), Ahead::Changes(changes)) => {
+                for change in changes {
+                    published.snapshot.apply(change);
+                }
+                if let Some(image) = image {
+                    published.image = image;
+                }
+            }
+            (published, _) => {
+                let former = published.take().map(|published| published.image);
+                *published = Some(Published {
+                    snapshot: compiler.snapshot().clone(),
+                    image: image.or(former).unwrap_or_default(),
+                });
+            }
+        }
     }
 
     fn publish(&mut self, image: &Image, snapshot: &Snapshot) -> Result<(), ApplyError> {

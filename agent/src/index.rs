@@ -10,6 +10,7 @@ pub mod kind;
 mod record;
 mod services;
 mod strings;
+mod touched;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,6 +20,7 @@ use std::{
 
 use policy_compiler::{
     Snapshot,
+    change::Change,
     diagnostic::{Diagnostic, ObjectRef},
     model::{AdminKind, AdminPolicy, Labels, Pod, PodKey, PolicyKind, PolicyRef},
     snapshot::Options,
@@ -28,7 +30,7 @@ use serde_json::Value;
 pub use kind::{Kind, Watched};
 pub use record::{PolicyRecord, Problem};
 
-use self::{decode::Object, services::Services, strings::Strings};
+use self::{decode::Object, services::Services, strings::Strings, touched::Touched};
 use crate::watch::{Event, Trouble};
 
 /// Namespace and name of an object.
@@ -97,6 +99,8 @@ pub struct Index {
     records: BTreeMap<PolicyRef, PolicyRecord>,
     kinds: BTreeMap<Kind, KindState>,
     strings: Strings,
+    /// What has changed since the changes were last taken.
+    touched: Touched,
 }
 
 /// How a kind is doing.
@@ -145,12 +149,19 @@ impl Index {
                 .map(|kind| (kind, KindState::default()))
                 .collect(),
             strings: Strings::default(),
+            touched: Touched::default(),
         }
     }
 
     /// The cluster as far as it has been told.
     pub const fn snapshot(&self) -> &Snapshot {
         &self.snapshot
+    }
+
+    /// What has become of the snapshot since this was last asked. Followed in order, the changes lead from
+    /// the snapshot of then to the one of now.
+    pub fn take_changes(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.touched).changes(&self.snapshot)
     }
 
     /// Whether every kind has been read once, so that the snapshot lacks no policy.
@@ -206,6 +217,7 @@ impl Index {
     pub fn set_options(&mut self, options: Options) -> Effect {
         let changed = self.snapshot.options != options;
         self.snapshot.options = options;
+        self.touched.options |= changed;
         Effect {
             changed,
             ..Effect::default()
@@ -390,6 +402,7 @@ impl Index {
                 let before = self.snapshot.namespaces.get(&name).cloned();
                 let labels = self.strings_of(labels);
                 self.snapshot.insert_namespace(&name, labels);
+                self.touched.namespaces.insert(name.clone());
                 let mut effect = Effect {
                     changed: before.as_ref() != self.snapshot.namespaces.get(&name),
                     ..Effect::default()
@@ -404,6 +417,7 @@ impl Index {
                 node.labels = self.strings_of(std::mem::take(&mut node.labels));
                 self.node_uids.insert(node.name.clone(), uid);
                 let changed = self.snapshot.nodes.get(&node.name).map(|old| &**old) != Some(&node);
+                self.touched.nodes.insert(node.name.clone());
                 self.snapshot.insert_node(node);
                 Effect {
                     changed,
@@ -427,6 +441,7 @@ impl Index {
                 let old = self.snapshot.network_policies.get(&key);
                 let changed = old.map(|old| &**old) != Some(&policy);
                 if changed {
+                    self.touched.network_policies.insert(key);
                     self.snapshot.insert_network_policy(policy);
                 }
                 Effect {
@@ -440,6 +455,7 @@ impl Index {
                 let old = self.snapshot.admin_policies.get(&key);
                 let changed = old.map(|old| &**old) != Some(&policy);
                 if changed {
+                    self.touched.admin_policies.insert(key);
                     self.snapshot.insert_admin_policy(policy);
                 }
                 Effect {
@@ -474,6 +490,7 @@ impl Index {
             self.local.remove(&pod.key);
         }
         if changed {
+            self.touched.pods.insert(pod.key.clone());
             self.snapshot.insert_pod(pod);
         }
         Effect {
@@ -498,6 +515,7 @@ impl Index {
             Kind::Node => {
                 self.node_uids.remove(&key.name);
                 let changed = self.snapshot.nodes.remove(&key.name).is_some();
+                self.touched.nodes.insert(key.name.clone());
                 return Effect {
                     changed,
                     records: changed,
@@ -529,6 +547,7 @@ impl Index {
                 let key = named();
                 let known = self.snapshot.network_policies.remove(&key).is_some();
                 self.forget_empty_namespace(&key.0);
+                self.touched.network_policies.insert(key);
                 known
             }
             Kind::AdminNetworkPolicy => self.remove_admin(AdminKind::Admin, key),
@@ -544,6 +563,7 @@ impl Index {
     /// Says whether the pod was known.
     fn forget_pod(&mut self, key: &PodKey) -> bool {
         self.local.remove(key);
+        self.touched.pods.insert(key.clone());
         self.snapshot.pods.remove(key).is_some()
     }
 
@@ -564,18 +584,25 @@ impl Index {
             .range((name.clone(), first)..);
         let inhabited = pods.next().is_some_and(|(pod, _)| pod.namespace == *name)
             || policies.next().is_some_and(|(policy, _)| policy.0 == *name);
-        !inhabited && self.snapshot.namespaces.remove(name).is_some()
+        if inhabited {
+            return false;
+        }
+        self.touched.namespaces.insert(name.clone());
+        self.snapshot.namespaces.remove(name).is_some()
     }
 
     fn remove_admin(&mut self, kind: AdminKind, key: &ObjectKey) -> bool {
         let key = (kind, key.name.clone());
-        self.snapshot.admin_policies.remove(&key).is_some()
+        let known = self.snapshot.admin_policies.remove(&key).is_some();
+        self.touched.admin_policies.insert(key);
+        known
     }
 
     /// Puts what is now known of Services into the snapshot.
     fn update_services(&mut self, touched: &[(Arc<str>, Arc<str>)]) -> Effect {
         let mut effect = Effect::default();
         for key in touched {
+            self.touched.services.insert(key.clone());
             effect.changed |= match self.services.resolve(key) {
                 Some(service) => {
                     let old = self.snapshot.services.get(key);

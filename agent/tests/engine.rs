@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use agent::engine::{Age, ApplyError, Call, Engine, Interfaces, PodState, Recording, Settings};
 use policy_compiler::{
     Snapshot,
-    lower::Capacity,
-    model::{Labels, NetworkPolicy, Phase, Pod, PodKey, Selection, Selector},
+    change::Change,
+    lower::{Capacity, ImagePeer},
+    model::{Direction, Labels, NetworkPolicy, Phase, Pod, PodKey, Protocol, Selection, Selector},
 };
 
 fn pod(name: &str, node: &str, address: &str) -> Pod {
@@ -217,4 +218,86 @@ fn tables_that_the_kernel_refuses_change_nothing() {
     engine.datapath_mut().refuse = false;
     engine.apply(next).unwrap();
     assert_eq!(engine.report().generation, 2);
+}
+
+#[test]
+fn what_makes_no_difference_is_not_published() {
+    let mut engine = engine(Settings::default());
+    engine.apply(cluster()).unwrap();
+    let calls = engine.datapath().calls.len();
+    // Nobody's rules can see the pod, and a policy of another namespace selects nobody here.
+    let far = pod("far", "n3", "10.0.2.1");
+    let mut elsewhere = closed();
+    elsewhere.namespace = "u".into();
+    let changes = vec![
+        Change::Pod(far.key.clone(), Some(far.clone().into())),
+        Change::NetworkPolicy(("u".into(), "closed".into()), Some(elsewhere.into())),
+    ];
+    engine.follow(changes).unwrap();
+    assert_eq!(engine.datapath().calls.len(), calls);
+    assert_eq!(engine.report().generation, 1);
+    let snapshot = &engine.published().unwrap().snapshot;
+    assert!(
+        snapshot.pods.contains_key(&far.key),
+        "it is in force all the same"
+    );
+    assert_eq!(snapshot.network_policies.len(), 1);
+
+    let key = ("t".into(), "closed".into());
+    let policy = Change::NetworkPolicy(key, Some(closed().into()));
+    engine.follow(vec![policy.clone()]).unwrap();
+    assert_eq!(engine.datapath().calls.len(), calls + 1);
+    assert_eq!(engine.report().generation, 2);
+    engine.follow(vec![policy]).unwrap();
+    assert_eq!(engine.report().generation, 2, "told twice");
+}
+
+#[test]
+fn following_changes_publishes_what_the_whole_would() {
+    let mut engine = engine(Settings::default());
+    engine.apply(cluster()).unwrap();
+    let mut next = cluster();
+    next.insert_network_policy(closed());
+    next.insert_pod(pod("new", "n1", "10.0.0.7"));
+    engine.apply(next.clone()).unwrap();
+    let mut fresh = self::engine(Settings::default());
+    fresh.apply(next).unwrap();
+    let endpoints = |engine: &Engine<Recording>| {
+        let image = &engine.published().unwrap().image;
+        image.endpoints.keys().cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(endpoints(&engine), endpoints(&fresh));
+    let said = |engine: &Engine<Recording>, pod: &str| {
+        let image = &engine.published().unwrap().image;
+        let endpoint = &image.endpoints[&PodKey::new("t", pod)];
+        let peer = ImagePeer::Address("10.0.1.1".parse().unwrap());
+        let cell = image
+            .cell(endpoint, Direction::Ingress, peer, Protocol::Tcp, 80)
+            .unwrap();
+        engine.reasons().get(cell.reason()).cloned()
+    };
+    for pod in ["here", "new"] {
+        assert_eq!(said(&engine, pod), said(&fresh, pod));
+    }
+}
+
+#[test]
+fn tables_that_were_refused_are_published_with_the_next_change() {
+    let mut engine = engine(Settings::default());
+    engine.apply(cluster()).unwrap();
+    engine.datapath_mut().refuse = true;
+    let key = ("t".into(), "closed".into());
+    let policy = Change::NetworkPolicy(key, Some(closed().into()));
+    assert!(matches!(
+        engine.follow(vec![policy]),
+        Err(ApplyError::Refused { .. })
+    ));
+    engine.datapath_mut().refuse = false;
+    engine.follow(Vec::new()).unwrap();
+    assert_eq!(engine.report().error, None);
+    assert_eq!(engine.report().generation, 2);
+    assert_eq!(
+        engine.published().unwrap().snapshot.network_policies.len(),
+        1
+    );
 }

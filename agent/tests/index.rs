@@ -6,6 +6,7 @@ use agent::{
     watch::{Event, Trouble},
 };
 use policy_compiler::{
+    Snapshot,
     model::{AdminKind, PodKey},
     snapshot::Options,
 };
@@ -587,4 +588,57 @@ fn a_refusal_is_over_when_the_watch_says_so() {
     assert_eq!(troubled(&index), 1);
     assert_eq!(index.handle(Event::Recovered(Kind::Pod)), NOTHING);
     assert_eq!(troubled(&index), 0);
+}
+
+#[test]
+fn changes_lead_from_one_snapshot_to_the_next() {
+    let mut index = index();
+    let mut followed = Snapshot::default();
+    let mut follow = |index: &mut Index| {
+        let changes = index.take_changes();
+        let count = changes.len();
+        for change in changes {
+            followed.apply(change);
+        }
+        assert_eq!(&followed, index.snapshot());
+        count
+    };
+    // A pod that waits for its namespace comes with it.
+    index.apply(Kind::Pod, &pod("web", "n2", "10.0.0.1"));
+    follow(&mut index);
+    shop(&mut index);
+    index.apply(Kind::Pod, &pod("db", "n1", "10.0.0.2"));
+    index.apply(Kind::NetworkPolicy, &network_policy("closed", 1));
+    index.apply(
+        Kind::AdminNetworkPolicy,
+        &admin_policy("guard", &json!({"namespaces": {}})),
+    );
+    index.apply(
+        Kind::Node,
+        &json!({"metadata": {"name": "n1", "uid": "n"}, "status": {"addresses": [{"type": "InternalIP", "address": "192.168.0.1"}]}}),
+    );
+    index.apply(
+        Kind::Service,
+        &json!({"metadata": {"namespace": "shop", "name": "web"}, "spec": {"clusterIP": "172.16.0.1", "ports": [{"port": 80}]}}),
+    );
+    assert!(follow(&mut index) >= 6);
+    assert_eq!(follow(&mut index), 0, "everything was taken");
+
+    index.set_options(Options {
+        local_node_egress: true,
+        ..Options::default()
+    });
+    index.apply(Kind::Namespace, &namespace("shop", "b"));
+    index.delete(Kind::Pod, &ObjectKey::new(Some("shop"), "db"));
+    follow(&mut index);
+    // The namespace goes with the last that is in it.
+    index.delete(Kind::Namespace, &ObjectKey::new(None, "shop"));
+    follow(&mut index);
+    index.delete(Kind::Pod, &ObjectKey::new(Some("shop"), "web"));
+    index.delete(Kind::NetworkPolicy, &ObjectKey::new(Some("shop"), "closed"));
+    index.delete(Kind::AdminNetworkPolicy, &ObjectKey::new(None, "guard"));
+    index.delete(Kind::Service, &ObjectKey::new(Some("shop"), "web"));
+    index.delete(Kind::Node, &ObjectKey::new(None, "n1"));
+    follow(&mut index);
+    assert!(index.snapshot().namespaces.is_empty());
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What does following one change cost, next to compiling everything again?
 //!
-//! Prints a line per result and writes them to `target/bench/compiler.jsonl` as
+//! Prints a line per result and writes them to `target/bench/changes.jsonl` as
 //! `{"suite", "name", "unit", "value", "baseline", "ratio"}`; `ratio` is the baseline's value by ours.
 //! `NETPOL_BENCH_SIZE=small|medium|large` bounds the clusters (default `medium`: 10,000 pods).
 
@@ -85,8 +85,18 @@ impl Report {
     fn percentiles(&mut self, name: &str, mut runs: Vec<f64>, allocations: f64, scratch: f64) {
         runs.sort_by(f64::total_cmp);
         let at = |part: usize| runs[(runs.len() * part / 100).min(runs.len() - 1)];
-        self.add(&format!("{name}, p50"), "ns", at(50), Some(("scratch", scratch)));
-        self.add(&format!("{name}, p99"), "ns", at(99), Some(("scratch", scratch)));
+        self.add(
+            &format!("{name}, p50"),
+            "ns",
+            at(50),
+            Some(("scratch", scratch)),
+        );
+        self.add(
+            &format!("{name}, p99"),
+            "ns",
+            at(99),
+            Some(("scratch", scratch)),
+        );
         self.add(&format!("{name}, allocations"), "count", allocations, None);
     }
 }
@@ -97,7 +107,12 @@ fn main() {
         Ok("large") => 100_000,
         _ => 10_000,
     };
-    let sizes = [(1_000, 100), (10_000, 1_000), (10_000, 10_000), (100_000, 10_000)];
+    let sizes = [
+        (1_000, 100),
+        (10_000, 1_000),
+        (10_000, 10_000),
+        (100_000, 10_000),
+    ];
     let mut report = Report::default();
     for (pods, policies) in sizes.into_iter().filter(|(pods, _)| *pods <= largest) {
         for kind in [Kind::Realistic, Kind::DistinctLabels, Kind::DistinctBlocks] {
@@ -113,7 +128,8 @@ fn main() {
     }
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench");
     fs::create_dir_all(&folder).expect("the target folder can be written");
-    fs::write(folder.join("compiler.jsonl"), report.0.join("\n") + "\n").expect("results can be written");
+    fs::write(folder.join("changes.jsonl"), report.0.join("\n") + "\n")
+        .expect("results can be written");
 }
 
 fn measure(shape: &Shape, report: &mut Report) {
@@ -145,12 +161,37 @@ fn measure(shape: &Shape, report: &mut Report) {
     let mut follower = Follower::new(&node, snapshot);
     let built = elapsed(started);
     let bytes = |counter: &AtomicU64| as_f64(counter.load(Relaxed).saturating_sub(before));
-    report.add(&format!("{name}: compiler and image, cold"), "ns", built, naive);
-    report.add(&format!("{name}: compiler and image, state"), "bytes", bytes(&LIVE), None);
-    report.add(&format!("{name}: compiler and image, peak"), "bytes", bytes(&PEAK), None);
+    report.add(
+        &format!("{name}: compiler and image, cold"),
+        "ns",
+        built,
+        naive,
+    );
+    report.add(
+        &format!("{name}: compiler and image, state"),
+        "bytes",
+        bytes(&LIVE),
+        None,
+    );
+    report.add(
+        &format!("{name}: compiler and image, peak"),
+        "bytes",
+        bytes(&PEAK),
+        None,
+    );
     let tables = follower.compiler.tables();
-    report.add(&format!("{name}: classes"), "count", f64::from(tables.classes), None);
-    report.add(&format!("{name}: rows"), "count", as_f64(tables.rows.len() as u64), None);
+    report.add(
+        &format!("{name}: classes"),
+        "count",
+        f64::from(tables.classes),
+        None,
+    );
+    report.add(
+        &format!("{name}: rows"),
+        "count",
+        as_f64(tables.rows.len() as u64),
+        None,
+    );
     for (change, make) in CHANGES {
         let made = make(follower.compiler.snapshot(), &node);
         let (mut runs, mut outcomes) = (Vec::with_capacity(made.len()), [0; 4]);
@@ -223,7 +264,9 @@ impl Follower {
 type Make = fn(&Snapshot, &Arc<str>) -> Vec<Change>;
 
 const CHANGES: [(&str, Make); 7] = [
-    ("pod added, labels known", |snapshot, _| add_pods(snapshot, |labels, _| labels)),
+    ("pod added, labels known", |snapshot, _| {
+        add_pods(snapshot, |labels, _| labels)
+    }),
     ("pod added, labels new", |snapshot, _| {
         add_pods(snapshot, |mut labels, index| {
             labels.0.insert("app".into(), format!("new-{index}").into());
@@ -245,17 +288,25 @@ const CHANGES: [(&str, Make); 7] = [
     }),
     ("any policy changed", |snapshot, _| {
         let policies = spread(snapshot.network_policies.values().cloned().collect());
-        policies.into_iter().map(swap_rules).collect()
+        policies.iter().map(swap_rules).collect()
     }),
     ("policy of a pod of the node changed", |snapshot, node| {
         let selects = |policy: &&Arc<NetworkPolicy>| {
-            let local = snapshot.pods.values().filter(|pod| pod.node.as_ref() == Some(node));
+            let local = snapshot
+                .pods
+                .values()
+                .filter(|pod| pod.node.as_ref() == Some(node));
             local.into_iter().any(|pod| {
                 pod.key.namespace == policy.namespace && policy.pod_selector.matches(&pod.labels)
             })
         };
-        let policies: Vec<_> = snapshot.network_policies.values().filter(selects).cloned().collect();
-        spread(policies).into_iter().map(swap_rules).collect()
+        let policies: Vec<_> = snapshot
+            .network_policies
+            .values()
+            .filter(selects)
+            .cloned()
+            .collect();
+        spread(policies).iter().map(swap_rules).collect()
     }),
     ("label of a namespace changed", |snapshot, _| {
         let namespaces = spread(snapshot.namespaces.values().cloned().collect());
@@ -290,13 +341,16 @@ fn add_pods(snapshot: &Snapshot, labels: impl Fn(Labels, u32) -> Labels) -> Vec<
 }
 
 /// The policy with its first ingress rule last.
-fn swap_rules(policy: Arc<NetworkPolicy>) -> Change {
-    let mut policy = (*policy).clone();
-    for rules in [&mut policy.ingress, &mut policy.egress].into_iter().flatten() {
+fn swap_rules(policy: &Arc<NetworkPolicy>) -> Change {
+    let mut policy = NetworkPolicy::clone(policy);
+    for rules in [&mut policy.ingress, &mut policy.egress]
+        .into_iter()
+        .flatten()
+    {
         rules.reverse();
-        rules.iter_mut().for_each(|rule| {
-            rule.peers.iter_mut().for_each(|peers| peers.truncate(1));
-        });
+        for peers in rules.iter_mut().filter_map(|rule| rule.peers.as_mut()) {
+            peers.truncate(1);
+        }
     }
     let key = (policy.namespace.clone(), policy.name.clone());
     Change::NetworkPolicy(key, Some(Arc::new(policy)))

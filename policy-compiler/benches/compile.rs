@@ -3,16 +3,12 @@
 //!
 //! `NETPOL_BENCH_SIZE=small|medium|large` bounds the grid (default `medium`: 10,000 pods).
 
-#![expect(
-    clippy::print_stderr,
-    reason = "a benchmark reports and stops"
-)]
+#![expect(clippy::print_stderr, reason = "a benchmark reports and stops")]
 
 use std::{env, hint::black_box, time::Duration};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use policy_compiler::{
-    Snapshot,
     compile::{Scope, compile},
     lower::{Capacity, Reasons, lower},
     synthetic::{Kind, Shape, cluster, matches_one_by_one, node_name},

@@ -355,6 +355,16 @@ fn same(compiler: &Compiler, snapshot: &Snapshot) -> TestCaseResult {
     let known = |tables: &Tables| tables.services.keys().copied().collect::<Vec<_>>();
     prop_assert_eq!(known(tables), known(&scratch));
     prop_assert_eq!(compiler.row_count(), scratch.rows.len() - 1);
+    let last = tables
+        .pods
+        .values()
+        .flat_map(|pod| [pod.ingress, pod.egress])
+        .flatten()
+        .max();
+    prop_assert_eq!(
+        tables.rows.len() - 1,
+        last.map_or(0, |RowId(row)| row as usize)
+    );
     let in_use = classes(tables);
     prop_assert_eq!(compiler.class_count(), in_use);
     // Whoever owns an address hides the block that is as small.

@@ -60,6 +60,8 @@ pub(super) struct Enforcer<D> {
     /// When to look for interfaces next, and the pause after that.
     look: Option<(Instant, Duration)>,
     bundle: Option<Bundle>,
+    /// The engine has the cluster that the index holds, but for what changed since.
+    has_cluster: bool,
     /// The newest snapshot in force is not in the bundle; since when.
     unsaved: Option<Instant>,
     /// How long the bundle took to write the last time.
@@ -124,6 +126,7 @@ impl<D: Datapath> Enforcer<D> {
             coalescer: Coalescer::default(),
             interfaces: Interfaces::default(),
             look: None,
+            has_cluster: false,
             unsaved: None,
             saving: Duration::ZERO,
             turn: Instant::now() + TURN,
@@ -290,7 +293,13 @@ impl<D: Datapath> Enforcer<D> {
 
     /// Compiles and publishes what the index holds. If that fails, the tables in force stay.
     fn apply(&mut self, since: Instant) {
-        let result = self.engine.apply(self.index.snapshot().clone());
+        let changes = self.index.take_changes();
+        // What was in force before the agent started is no cluster that changes could be told from.
+        let result = if std::mem::replace(&mut self.has_cluster, true) {
+            self.engine.follow(changes)
+        } else {
+            self.engine.apply(self.index.snapshot().clone())
+        };
         self.crowding = match &result {
             Err(ApplyError::TooLarge { source, .. }) => source.policies().to_vec(),
             Err(ApplyError::Refused { .. }) | Ok(()) => Vec::new(),
@@ -325,8 +334,10 @@ impl<D: Datapath> Enforcer<D> {
     fn measure_publication(&self) {
         let took = self.engine.took();
         self.metrics.compile.observe(took.compile.as_secs_f64());
-        self.metrics.apply.observe(took.publish.as_secs_f64());
-        measure::fill(&self.engine, &self.metrics);
+        if !took.publish.is_zero() {
+            self.metrics.apply.observe(took.publish.as_secs_f64());
+            measure::fill(&self.engine, &self.metrics);
+        }
     }
 
     /// Finds out whose the node's interfaces are, and tells the engine if anything is new.

@@ -169,6 +169,13 @@ impl Compiler {
         }
     }
 
+    /// Compiles everything again, so that no number is out of use. Tables that followed many changes may
+    /// be sparse.
+    pub fn compact(&mut self) {
+        let snapshot = mem::take(&mut self.snapshot);
+        *self = Self::new(&self.node, snapshot);
+    }
+
     fn rebuild(&mut self, change: Change) -> Applied {
         let known = match &change {
             Change::Options(options) => self.snapshot.options == *options,
@@ -178,9 +185,8 @@ impl Compiler {
         if known {
             return Applied::Unchanged;
         }
-        let mut snapshot = mem::take(&mut self.snapshot);
-        snapshot.apply(change);
-        *self = Self::new(&self.node, snapshot);
+        self.snapshot.apply(change);
+        self.compact();
         Applied::Rebuilt
     }
 
@@ -432,6 +438,9 @@ impl Compiler {
                 *known = Row::default();
                 self.delta.rows.insert(row);
             }
+        }
+        while self.tables.rows.len() > 1 && self.rows.is_free(self.tables.rows.len() - 1) {
+            self.tables.rows.pop();
         }
         self.rows.built.clear();
         self.delta

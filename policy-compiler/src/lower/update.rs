@@ -166,6 +166,7 @@ impl Lowered {
             addresses.follow(*address, tables);
         }
         let chunks_per_row = image.row_chunks as usize;
+        image.rows.truncate(tables.rows.len() * chunks_per_row);
         for row in (image.rows.len() / chunks_per_row.max(1)..tables.rows.len())
             .chain(delta.rows.iter().map(|RowId(row)| *row as usize))
         {

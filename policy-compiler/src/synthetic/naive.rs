@@ -24,8 +24,7 @@ pub fn matches_one_by_one(snapshot: &Snapshot) -> usize {
         })
         .collect();
     let mut matches = 0;
-    let selects = |selection: &Selector,
-                   labels: &BTreeMap<String, String>| {
+    let selects = |selection: &Selector, labels: &BTreeMap<String, String>| {
         selection.requirements().iter().all(|requirement| {
             labels
                 .get(&*requirement.key)

@@ -14,6 +14,7 @@ use crate::{
         peers::Signature,
         reduce::{Candidate, Exempt, Outcome, Situation, explain, reduce},
         rules::{Peers, Rule},
+        subjects::id,
     },
     model::{ContainerPort, Direction, PolicyRef},
 };
@@ -190,6 +191,11 @@ impl Rows {
 
     pub(super) fn get_mut(&mut self, row: RowId) -> Option<&mut RowState> {
         self.slab.get_mut(row.0.checked_sub(1)?)
+    }
+
+    /// Whether no row has the number.
+    pub(super) fn is_free(&self, number: usize) -> bool {
+        self.get(RowId(id(number))).is_none()
     }
 
     pub(super) fn ids(&self) -> Vec<RowId> {

@@ -160,12 +160,17 @@ impl Compiler {
         let sources: Vec<Service> = match name {
             Source::Service(name) => {
                 let service = self.snapshot.services.get(name);
-                service.into_iter().map(|service| (**service).clone()).collect()
+                service
+                    .into_iter()
+                    .map(|service| (**service).clone())
+                    .collect()
             }
             Source::Pod(key) => self.local(key).map_or_else(Vec::new, of_pod),
         };
         let services = &mut self.services;
-        let specs = sources.iter().flat_map(|service| service.ports.iter().map(move |port| (service, port)));
+        let specs = sources
+            .iter()
+            .flat_map(|service| service.ports.iter().map(move |port| (service, port)));
         for (index, (service, spec)) in specs.enumerate() {
             let name = (name.clone(), index);
             let keys = keys(service, spec, own_addresses);
