@@ -3,6 +3,7 @@
 
 mod config;
 mod files;
+mod lines;
 mod listing;
 mod tools;
 
@@ -24,6 +25,8 @@ use crate::{
     exit::{ExitStatus, UnknownError, UsageError},
 };
 
+use lines::Lines;
+
 pub use config::Config;
 pub use files::Source;
 pub use listing::{Listing, Unlisted};
@@ -36,6 +39,7 @@ pub struct World {
     pub loaded: Loaded,
     /// The text of every file, for excerpts and suppressions.
     pub texts: BTreeMap<Arc<str>, String>,
+    lines: BTreeMap<Arc<str>, Lines>,
     /// The repository's configuration.
     pub config: Config,
     /// Namespace of names that have none.
@@ -95,14 +99,19 @@ impl World {
         if !args.allow_incomplete {
             doubts.extend(Doubt::from_diagnostics(&loaded.diagnostics, &namespace));
         }
-        let texts = base
+        let texts: BTreeMap<Arc<str>, String> = base
             .into_iter()
             .chain(overlay)
             .map(|source| (source.name.as_str().into(), source.text))
             .collect();
+        let lines = texts
+            .iter()
+            .map(|(file, text)| (file.clone(), Lines::new(text)))
+            .collect();
         Self {
             loaded,
             texts,
+            lines,
             config,
             namespace,
             assumptions,
@@ -212,6 +221,11 @@ impl World {
         scope
     }
 
+    /// A line of a file that was read, counted from 1, without its end.
+    pub fn line(&self, file: &str, number: u32) -> Option<&str> {
+        self.lines.get(file)?.get(self.texts.get(file)?, number)
+    }
+
     /// Whether a finding is silenced on its own line or the line above, or by the configuration.
     pub fn is_silenced(
         &self,
@@ -224,13 +238,7 @@ impl World {
             return true;
         }
         let Some(at) = at else { return false };
-        let Some(text) = self.texts.get(&at.file) else {
-            return false;
-        };
-        let line = |number: u32| {
-            text.lines()
-                .nth(usize::try_from(number).ok()?.checked_sub(1)?)
-        };
+        let line = |number: u32| self.line(&at.file, number);
         let marked = |line: &str| {
             let Some((_, words)) = line.split_once("# netpol-analyze: ignore") else {
                 return false;

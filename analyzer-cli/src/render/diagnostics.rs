@@ -76,10 +76,7 @@ pub fn one(diagnostic: &Diagnostic, world: &World) -> String {
     }
     let (code, _) = crate::command::rule::code_of(diagnostic.id);
     let excerpt = diagnostic.at.as_ref().and_then(|at| {
-        let text = world.texts.get(&at.file)?;
-        let line = text
-            .lines()
-            .nth(usize::try_from(at.line).ok()?.checked_sub(1)?)?;
+        let line = world.line(&at.file, at.line)?;
         let column = usize::try_from(at.column).ok()?.saturating_sub(1);
         let start = line
             .char_indices()
