@@ -165,11 +165,21 @@ fn spell_string(text: &str) -> String {
         .then(|| serde_yaml::to_string(text).ok())
         .flatten();
     match plain {
+        Some(spelt) if spelt.trim_end() == text && is_ambiguous(text) => format!("'{text}'"),
         Some(spelt) if spelt.trim_end_matches('\n').lines().count() == 1 => {
             spelt.trim_end_matches('\n').to_owned()
         }
         _ => serde_json::Value::from(text).to_string(),
     }
+}
+
+/// Whether some reader of YAML 1.1, as Kubernetes' own is one, takes the text for a boolean or a number.
+fn is_ambiguous(text: &str) -> bool {
+    let word = ["y", "n", "yes", "no", "on", "off"];
+    let numeric = |c: char| c.is_ascii_hexdigit() || "_:.+-xo".contains(c);
+    word.iter().any(|word| text.eq_ignore_ascii_case(word))
+        || text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c))
+            && text.chars().all(numeric)
 }
 
 #[cfg(test)]
@@ -200,8 +210,8 @@ mod tests {
     #[test]
     fn what_looks_like_something_else_is_quoted() {
         check(
-            "kind: A\napiVersion: v1\nmetadata: {name: a, annotations: {\"on\": \"yes\", n: \"80\", e: \"\", t: \"two\\nlines\"}}\nspec: {m: {}, l: [], z: null, ll: [[1]]}\n",
-            "kind: A\napiVersion: v1\nmetadata:\n  name: a\n  annotations:\n    'on': 'yes'\n    n: '80'\n    e: ''\n    t: \"two\\nlines\"\nspec:\n  m: {}\n  l: []\n  z: null\n  ll:\n  - [1]\n",
+            "kind: A\napiVersion: v1\nmetadata: {name: a, annotations: {\"on\": \"yes\", num: \"80\", old: \"1_0:20\", e: \"\", t: \"two\\nlines\"}}\nspec: {m: {}, l: [], z: null, ll: [[1]]}\n",
+            "kind: A\napiVersion: v1\nmetadata:\n  name: a\n  annotations:\n    'on': 'yes'\n    num: '80'\n    old: '1_0:20'\n    e: ''\n    t: \"two\\nlines\"\nspec:\n  m: {}\n  l: []\n  z: null\n  ll:\n  - [1]\n",
         );
     }
 }
