@@ -29,7 +29,9 @@ use lines::Lines;
 
 pub use config::Config;
 pub use files::Source;
-pub use listing::{Listing, Unlisted};
+pub use listing::Listing;
+#[cfg(feature = "live")]
+pub use listing::Unlisted;
 pub use tools::run as run_tool;
 
 /// The input of a command.

@@ -14,7 +14,6 @@ use policy_compiler::{
     partial::{Doubt, Extent},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
 /// What a listing leaves out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,8 +39,9 @@ pub struct Unlisted {
 
 impl Listing {
     /// The document that says so.
-    pub fn document(&self) -> Value {
-        json!({"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": "cluster"}, "spec": self})
+    #[cfg(feature = "live")]
+    pub fn document(&self) -> serde_json::Value {
+        serde_json::json!({"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": "cluster"}, "spec": self})
     }
 
     /// Whether `document` is one that [`Listing::document`] makes.
