@@ -299,7 +299,7 @@ impl Netlink {
         Ok(filters)
     }
 
-    /// Deletes the clsact qdisc of interface `index` and every filter in it.
+    /// Deletes the clsact qdisc of interface `index` and every filter in it; none there is fine.
     pub fn delete_clsact(&self, index: u32) -> Result<(), NetError> {
         let what = format!("cannot delete the clsact qdisc of interface {index}");
         let signed = i32::try_from(index).map_err(|error| NetError::new(&*what, error))?;
@@ -308,7 +308,16 @@ impl Netlink {
             major: 0xffff,
             minor: 0xfff1, // TC_H_CLSACT
         };
-        self.wait(&what, request.execute())
+        match self.runtime.block_on(request.execute()) {
+            // No clsact qdisc, or no qdisc at all: the interface's number may mean another one by now.
+            Err(rtnetlink::Error::NetlinkError(refusal))
+                if [-libc::ENOENT, -libc::EINVAL].contains(&refusal.raw_code()) =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(NetError::new(what, error)),
+            Ok(()) => Ok(()),
+        }
     }
 
     /// Gives interface `index` an address, usable at once (no duplicate address detection).

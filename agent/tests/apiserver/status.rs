@@ -154,6 +154,8 @@ async fn a_node_that_fails_is_named() {
 
     told.refuse(true);
     cluster.apply(&guard).await;
+    // No pod of the nodes is under the policy: it is the namespace that makes them publish.
+    cluster.namespace("shop", &json!({"team": "a"})).await;
     // Which of the two nodes reports first is open; the message ends up naming the one that failed.
     eventually("n2 is named", async || {
         let (_, reason, message) = condition(&cluster, &guard, "Programmed").await?;
