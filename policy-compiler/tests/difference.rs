@@ -12,7 +12,9 @@ use facts::complete;
 use policy_compiler::{
     Flow, Snapshot, Verdict,
     difference::{self, Change, Condition, Difference, End, Kind, Role, Witness},
+    manifest,
     model::{ContainerPort, Family, Pod, PodKey, Protocol},
+    parse,
     partial::{Assumptions, Evaluator},
     reference,
     strategies::{self, Settings, interesting_ports, snapshot},
@@ -152,6 +154,53 @@ fn the_difference_is_what_the_oracle_says() {
             Ok(())
         },
     );
+}
+
+/// A node reaches its own pods whatever isolates them: opening them changes that for other nodes only.
+#[test]
+fn a_node_gains_nothing_toward_its_own_pods() {
+    let objects = |policies: &str| {
+        let mut text = String::new();
+        for (name, address) in [("n1", "192.168.0.1"), ("n2", "192.168.0.2")] {
+            text.push_str(&format!(
+                "apiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\n\
+                 status: {{addresses: [{{type: InternalIP, address: {address}}}]}}\n---\n"
+            ));
+        }
+        for (name, node, address) in [("a", "n1", "10.0.0.1"), ("b", "n2", "10.0.0.2")] {
+            text.push_str(&format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: y}}\n\
+                 spec: {{nodeName: {node}}}\nstatus: {{podIP: {address}}}\n---\n"
+            ));
+        }
+        text.push_str(policies);
+        manifest::load([("world.yaml", text.as_str())], &parse::Settings::default()).snapshot
+    };
+    let closed = objects(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: closed, namespace: y}\n\
+         spec: {podSelector: {}}\n",
+    );
+    let (difference, _) = compare(&closed, &objects(""));
+    let flow = |node: &str, pod: &str| Flow {
+        source: Endpoint::Node(node.into()),
+        destination: Endpoint::Pod(PodKey {
+            namespace: "y".into(),
+            name: pod.into(),
+        }),
+        protocol: Protocol::Tcp,
+        port: 80,
+        family: Family::V4,
+        via_service: false,
+    };
+    let gains = |node, pod| {
+        let flow = flow(node, pod);
+        difference
+            .changes
+            .iter()
+            .any(|change| covers(change, &flow))
+    };
+    assert!(!gains("n1", "a") && !gains("n2", "b"));
+    assert!(gains("n1", "b") && gains("n2", "a"));
 }
 
 /// Ends that stand for themselves, and addresses that nobody owns; each with an address of the family.

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which ends are alike? Endpoints that no policy of the snapshot can tell apart.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use fixedbitset::FixedBitSet;
 
@@ -29,10 +32,18 @@ impl Evaluator<'_> {
     /// Groups `endpoints`, in order of the first member of each class. Finished pods do not belong there:
     /// they stand for an address that may be another endpoint's.
     pub fn classes(&self, endpoints: &[Endpoint], family: Option<Family>) -> Vec<Class> {
+        // A node reaches its own pods, so pods of a node that is asked about are not alike with others.
+        let asked: BTreeSet<&str> = endpoints
+            .iter()
+            .filter_map(|endpoint| match endpoint {
+                Endpoint::Node(node) => Some(&**node),
+                Endpoint::Pod(_) | Endpoint::Address(_) => None,
+            })
+            .collect();
         let mut alike: BTreeMap<Look<'_>, Vec<Endpoint>> = BTreeMap::new();
         let mut loose: Vec<Endpoint> = Vec::new();
         for endpoint in endpoints {
-            match self.look(endpoint) {
+            match self.look(endpoint, &asked) {
                 Some(look) => alike.entry(look).or_default().push(endpoint.clone()),
                 None => loose.push(endpoint.clone()),
             }
@@ -46,7 +57,7 @@ impl Evaluator<'_> {
                 continue;
             };
             let party = self.party(first, family);
-            let key = self.key(&party);
+            let key = self.key(&party, &asked);
             classes
                 .entry(key)
                 .or_insert_with(|| Class {
@@ -73,7 +84,7 @@ impl Evaluator<'_> {
 
     /// What tells pods apart before any policy is looked at, for pods whose address plays no part:
     /// cheap to compare, so that large sets of replicas are matched once.
-    fn look<'s>(&'s self, endpoint: &'s Endpoint) -> Option<Look<'s>> {
+    fn look<'s>(&'s self, endpoint: &'s Endpoint, asked: &BTreeSet<&str>) -> Option<Look<'s>> {
         let Endpoint::Pod(key) = endpoint else {
             return None;
         };
@@ -83,7 +94,10 @@ impl Evaluator<'_> {
             namespace: &key.namespace,
             labels: &pod.labels,
             ports: &pod.ports,
-            node: Place::of(pod.node.as_ref(), self.node_matters(pod.node.as_ref())),
+            node: Place::of(
+                pod.node.as_ref(),
+                self.node_matters(pod.node.as_ref(), asked),
+            ),
             families: pod
                 .addresses
                 .iter()
@@ -97,19 +111,24 @@ impl Evaluator<'_> {
         self.terms.iter().any(super::index::Term::is_by_address)
     }
 
-    /// Whether some pod stands for `node`, so that it matters that a pod runs there.
-    fn node_matters(&self, node: Option<&Arc<str>>) -> bool {
+    /// Whether some pod stands for `node` or it is among the `asked`, so that it matters that a pod runs
+    /// there.
+    fn node_matters(&self, node: Option<&Arc<str>>, asked: &BTreeSet<&str>) -> bool {
         match node {
-            Some(node) => self.impersonated.contains(node) || self.impersonated.contains(""),
-            None => !self.impersonated.is_empty(),
+            Some(node) => {
+                self.impersonated.contains(node)
+                    || self.impersonated.contains("")
+                    || asked.contains(&**node)
+            }
+            None => !self.impersonated.is_empty() || !asked.is_empty(),
         }
     }
 
-    fn key(&self, party: &Party) -> Key {
+    fn key(&self, party: &Party, asked: &BTreeSet<&str>) -> Key {
         let (pod, node) = match &party.identity {
             Identity::Pod(pod) => {
                 let isolated = Direction::BOTH.iter().any(|way| party.is_isolated(*way));
-                let matters = isolated && self.node_matters(pod.node.as_ref());
+                let matters = isolated && self.node_matters(pod.node.as_ref(), asked);
                 (Some(pod), Place::of(pod.node.clone(), matters))
             }
             Identity::Node(node) => (None, Place::of(node.clone(), true)),
