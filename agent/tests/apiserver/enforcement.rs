@@ -21,7 +21,7 @@ async fn objects_decide_what_happens_to_packets() {
     cluster.pod("shop", "web", "n1", WEB).await;
     cluster.pod("shop", "api", "n1", API).await;
     let shop = blocking(Shop::build);
-    assert!(shop.passes(), "before any agent");
+    shop.becomes(true, "before any agent").await;
 
     let keeper = Node::new("n1");
     let running = shop.start(&keeper, &plane);
