@@ -160,20 +160,20 @@ fn the_difference_is_what_the_oracle_says() {
 #[test]
 fn a_node_gains_nothing_toward_its_own_pods() {
     let objects = |policies: &str| {
-        let mut text = String::new();
-        for (name, address) in [("n1", "192.168.0.1"), ("n2", "192.168.0.2")] {
-            text.push_str(&format!(
+        let nodes = [("n1", "192.168.0.1"), ("n2", "192.168.0.2")].map(|(name, address)| {
+            format!(
                 "apiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\n\
                  status: {{addresses: [{{type: InternalIP, address: {address}}}]}}\n---\n"
-            ));
-        }
-        for (name, node, address) in [("a", "n1", "10.0.0.1"), ("b", "n2", "10.0.0.2")] {
-            text.push_str(&format!(
-                "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: y}}\n\
+            )
+        });
+        let pods =
+            [("a", "n1", "10.0.0.1"), ("b", "n2", "10.0.0.2")].map(|(name, node, address)| {
+                format!(
+                    "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: y}}\n\
                  spec: {{nodeName: {node}}}\nstatus: {{podIP: {address}}}\n---\n"
-            ));
-        }
-        text.push_str(policies);
+                )
+            });
+        let text = nodes.concat() + &pods.concat() + policies;
         manifest::load([("world.yaml", text.as_str())], &parse::Settings::default()).snapshot
     };
     let closed = objects(
