@@ -42,7 +42,9 @@ use proptest::{
     collection::vec,
     prelude::*,
     sample::Index,
-    test_runner::{Config, FileFailurePersistence, TestCaseError, TestCaseResult, TestRunner},
+    test_runner::{
+        Config, FileFailurePersistence, RngSeed, TestCaseError, TestCaseResult, TestRunner,
+    },
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -88,6 +90,12 @@ fn packets_do_what_the_oracle_says() {
             "proptest-regressions/netns.txt",
         ))),
         max_shrink_iters: 400,
+        // A change is judged by what it does and not by chance; longer runs look for more.
+        rng_seed: if cases.is_none() {
+            RngSeed::Fixed(1)
+        } else {
+            RngSeed::Random
+        },
         ..Config::default()
     };
     let rig = RefCell::new(Rig::build());
