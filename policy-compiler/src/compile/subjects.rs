@@ -205,10 +205,16 @@ impl<'a> Finder<'a> {
     }
 }
 
-/// The pod's container ports whose name is wanted, sorted.
+/// What rules can see of the pod's container ports whose name is wanted, sorted: not the node's ports that
+/// lead there.
 pub(super) fn named_ports(pod: &Pod, wanted: impl Fn(&Arc<str>) -> bool) -> Vec<ContainerPort> {
     let named = |port: &&ContainerPort| port.name.as_ref().is_some_and(&wanted);
-    let mut ports: Vec<_> = pod.ports.iter().filter(named).cloned().collect();
+    let seen = |port: &ContainerPort| ContainerPort {
+        host_port: 0,
+        host_address: None,
+        ..port.clone()
+    };
+    let mut ports: Vec<_> = pod.ports.iter().filter(named).map(seen).collect();
     ports.sort();
     ports.dedup();
     ports

@@ -55,6 +55,28 @@ pub(super) struct Services {
     members: BTreeMap<ClassId, BTreeSet<PortName>>,
 }
 
+impl Services {
+    /// Finds out which ports are met at all after what happened to these keys. A port that no longer is
+    /// goes out of its class, one that is again needs a column.
+    fn meet(&mut self, keys: &BTreeSet<Key>, gone: &mut Former, dirty: &mut BTreeSet<PortName>) {
+        let claiming = keys.iter().filter_map(|key| self.claims.get(key));
+        let claiming: BTreeSet<PortName> = claiming.flatten().cloned().collect();
+        for name in claiming {
+            let Some(port) = self.ports.get_mut(&name) else {
+                continue;
+            };
+            let has = |key| self.claims.get(key).and_then(BTreeSet::first) == Some(&name);
+            let is_met = port.keys.iter().any(has);
+            let was_met = mem::replace(&mut port.is_met, is_met);
+            if is_met && !was_met {
+                dirty.insert(name);
+            } else if !is_met && let Some(class) = port.class.take() {
+                gone.insert(name, (class, mem::take(&mut port.column)));
+            }
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Port {
     spec: ServicePort,
@@ -62,6 +84,8 @@ struct Port {
     ends: Vec<End>,
     column: Column,
     class: Option<ClassId>,
+    /// Somewhere it is met, no other port comes first.
+    is_met: bool,
 }
 
 impl Compiler {
@@ -84,6 +108,7 @@ impl Compiler {
         if self.services.ports.is_empty() && keys.is_empty() {
             return;
         }
+        self.services.meet(&keys, &mut gone, &mut dirty);
         if self.delta.blocks.is_empty() {
             let pods = self
                 .delta
@@ -197,6 +222,7 @@ impl Compiler {
                 ends: Vec::new(),
                 column: column.unwrap_or_default(),
                 class,
+                is_met: false,
             };
             services.ports.insert(name.clone(), port);
             dirty.insert(name);
@@ -233,6 +259,9 @@ impl Compiler {
         };
         let mut moved = Vec::new();
         for (name, port) in &mut services.ports {
+            if !port.is_met {
+                continue;
+            }
             let is_dirty = dirty.contains(name);
             if is_dirty {
                 port.ends = ends(interner.tables, &port.spec, own_addresses, &local);
