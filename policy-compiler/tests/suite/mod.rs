@@ -7,13 +7,11 @@ use std::{cell::RefCell, collections::BTreeMap, env};
 use policy_compiler::{Decision, Reason, Trace, Verdict, model::Tier};
 use proptest::{
     strategy::Strategy,
-    test_runner::{Config, FileFailurePersistence, RngSeed, TestCaseResult, TestRunner},
+    test_runner::{Config, FileFailurePersistence, TestCaseResult, TestRunner},
 };
 
 /// Checks `property` on `cases` values of `strategy`, or on `NETPOL_PROPTEST_CASES`, and that all of
 /// `required` was met on the way; of a shortened run that is not asked.
-/// Without the variable the values are the same in every run, so that a change is judged by what it does
-/// and not by chance; with it they are new ones.
 /// Failing seeds are kept in `proptest-regressions/NAME.txt` and tried first.
 #[track_caller]
 pub(crate) fn check<S: Strategy>(
@@ -31,11 +29,6 @@ pub(crate) fn check<S: Strategy>(
         cases: wanted.unwrap_or(cases),
         failure_persistence: Some(Box::new(FileFailurePersistence::Direct(path))),
         max_shrink_iters: 20_000,
-        rng_seed: if wanted.is_none() {
-            RngSeed::Fixed(1)
-        } else {
-            RngSeed::Random
-        },
         ..Config::default()
     };
     let coverage = RefCell::new(Coverage::default());
