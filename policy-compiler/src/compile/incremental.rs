@@ -24,6 +24,7 @@ mod delta;
 mod follow;
 mod groups;
 mod interned;
+mod parts;
 mod rows;
 mod services;
 mod slab;
@@ -311,7 +312,7 @@ impl Compiler {
             let kinds = atom
                 .kinds
                 .iter()
-                .filter_map(|kind| self.groups.kinds.get(kind.0));
+                .filter_map(|kind| self.groups.kinds.get(*kind));
             affected.extend(kinds.flat_map(|kind| &kind.groups));
         }
         if !names.is_empty() {
@@ -340,7 +341,7 @@ impl Compiler {
             let signature = self
                 .groups
                 .signature(&group.sample, group.namespace, &self.atoms);
-            let known = self.groups.kinds.get(group.kind.0);
+            let known = self.groups.kinds.get(group.kind);
             if known.is_none_or(|known| known.signature != signature) {
                 let of_kind = by_kind.entry(group.kind).or_default();
                 of_kind.entry(signature).or_default().push(id);
@@ -348,16 +349,12 @@ impl Compiler {
         }
         for (kind, mut ways) in by_kind {
             let leaving: usize = ways.values().map(Vec::len).sum();
-            let all = self
-                .groups
-                .kinds
-                .get(kind.0)
-                .map(|known| known.groups.len());
+            let all = self.groups.kinds.get(kind).map(|known| known.groups.len());
             if kind != KindId::NONE && all == Some(leaving) {
                 // All leave: most of them can stay if the kind itself changes.
                 let unknown = ways
                     .iter()
-                    .filter(|(way, _)| self.groups.known_kind(way).is_none());
+                    .filter(|(way, _)| self.groups.kinds.known(way).is_none());
                 let largest = unknown.max_by_key(|(_, groups)| groups.len());
                 if let Some(largest) = largest.map(|(way, _)| way.clone()) {
                     ways.remove(&largest);
@@ -365,7 +362,7 @@ impl Compiler {
                 }
             }
             for (way, groups) in ways {
-                let to = self.groups.intern(way, &mut self.atoms);
+                let (to, _) = self.groups.kinds.intern(way, &mut self.atoms);
                 for group in groups {
                     self.transfer(group, to);
                 }
@@ -374,8 +371,8 @@ impl Compiler {
     }
 
     fn relabel_kind(&mut self, kind: KindId, signature: Signature) {
-        let changed = self.groups.relabel(kind, signature, &mut self.atoms);
-        let classes = self.groups.kinds.get(kind.0).into_iter();
+        let changed = self.groups.kinds.relabel(kind, signature, &mut self.atoms);
+        let classes = self.groups.kinds.get(kind).into_iter();
         let classes: Vec<ClassId> = classes
             .flat_map(|kind| kind.classes.values())
             .copied()
@@ -464,10 +461,10 @@ impl Compiler {
             }
         }
         for kind in mem::take(&mut self.groups.idle) {
-            self.groups.remove_kind(kind, &mut self.atoms);
+            self.groups.kinds.remove(kind, &mut self.atoms);
         }
         for base in mem::take(&mut self.classes.idle_bases) {
-            self.classes.remove_base(base, &mut self.atoms);
+            self.classes.bases.remove(base, &mut self.atoms);
         }
     }
 

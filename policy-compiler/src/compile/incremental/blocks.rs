@@ -191,28 +191,29 @@ impl Compiler {
             if base != segment.before.1 || !done.insert(base) {
                 continue;
             }
-            let known = self.classes.bases.get(base.0).map(|base| &base.signature);
+            let known = self.classes.bases.get(base).map(|base| &base.signature);
             let stays = known.and_then(|known| signatures.get_index_of(known));
             let Some(signature) = signatures.get_index(segment.now) else {
                 continue;
             };
             if stays.is_some_and(|index| wanted.contains(&index))
                 || signature.around_pod() != *signature
-                || self.classes.known_base(signature).is_some()
+                || self.classes.bases.known(signature).is_some()
                 || self.is_on_other_line(base)
             {
                 continue;
             }
             let changed = self
                 .classes
-                .relabel_base(base, signature.clone(), &mut self.atoms);
+                .bases
+                .relabel(base, signature.clone(), &mut self.atoms);
             let has_users = |id| {
                 self.atoms
                     .get(id)
                     .is_some_and(|atom| !atom.users.is_empty())
             };
             if changed.into_iter().any(has_users) {
-                let of_base = self.classes.bases.get(base.0).into_iter();
+                let of_base = self.classes.bases.get(base).into_iter();
                 let of_base: Vec<ClassId> = of_base
                     .flat_map(|base| base.classes.values())
                     .copied()

@@ -4,15 +4,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    atoms::Atoms,
-    groups::{Groups, KindId, differing},
+    atoms::{Atoms, Entry},
+    groups::{Groups, KindId},
+    parts::{Part, Parts},
     slab::Slab,
 };
-use crate::compile::{ClassId, hash::FastMap, peers::Signature, rules::AtomId};
+use crate::compile::{ClassId, hash::FastMap, peers::Signature};
 
 /// Addresses that no rule can tell apart but by the pod that owns them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct BaseId(pub(super) u32);
+pub(super) struct BaseId(u32);
 
 impl BaseId {
     /// Addresses of which no rule on addresses holds.
@@ -25,7 +26,43 @@ pub(super) struct Base {
     pub(super) signature: Signature,
     pub(super) classes: BTreeMap<KindId, ClassId>,
     /// Blocks of the address lines.
-    pub(super) refs: u32,
+    refs: u32,
+}
+
+impl Part for Base {
+    type Id = BaseId;
+    const NONE: BaseId = BaseId::NONE;
+
+    fn id(number: u32) -> BaseId {
+        BaseId(number)
+    }
+
+    fn number(BaseId(number): BaseId) -> u32 {
+        number
+    }
+
+    fn new(signature: Signature) -> Self {
+        Self {
+            signature,
+            ..Self::default()
+        }
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn signature_mut(&mut self) -> &mut Signature {
+        &mut self.signature
+    }
+
+    fn holders(entry: &mut Entry) -> &mut BTreeSet<BaseId> {
+        &mut entry.bases
+    }
+
+    fn is_idle(&self) -> bool {
+        self.refs == 0 && self.classes.is_empty()
+    }
 }
 
 /// What has the number of a class.
@@ -43,40 +80,18 @@ pub(super) enum Class {
 }
 
 /// The classes by what they are made of.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Classes {
     /// From [`ClassId::FIRST`] on.
     slab: Slab<Class>,
     ids: FastMap<(BaseId, KindId), ClassId>,
-    pub(super) bases: Slab<Base>,
-    base_ids: FastMap<Signature, BaseId>,
+    pub(super) bases: Parts<Base>,
     /// Classes that egress rows may treat apart though no rule names them.
     pub(super) special: BTreeSet<ClassId>,
     /// Classes that may have no members left.
     pub(super) idle: BTreeSet<ClassId>,
     /// Bases that may have no classes left.
     pub(super) idle_bases: BTreeSet<BaseId>,
-}
-
-impl Default for Classes {
-    fn default() -> Self {
-        let mut bases = Slab::default();
-        let none = BaseId(bases.insert(Base {
-            // Never forgotten.
-            refs: 1,
-            ..Base::default()
-        }));
-        debug_assert_eq!(none, BaseId::NONE);
-        Self {
-            slab: Slab::default(),
-            ids: FastMap::default(),
-            bases,
-            base_ids: [(Signature::default(), none)].into_iter().collect(),
-            special: BTreeSet::new(),
-            idle: BTreeSet::new(),
-            idle_bases: BTreeSet::new(),
-        }
-    }
 }
 
 impl Classes {
@@ -111,10 +126,10 @@ impl Classes {
         };
         let class = ClassId(ClassId::FIRST.0 + self.slab.insert(class));
         self.ids.insert((base, kind), class);
-        if let Some(known) = self.bases.get_mut(base.0) {
+        if let Some(known) = self.bases.get_mut(base) {
             known.classes.insert(kind, class);
         }
-        if let Some(known) = groups.kinds.get_mut(kind.0) {
+        if let Some(known) = groups.kinds.get_mut(kind) {
             known.classes.insert(base, class);
         }
         self.classify(class, groups);
@@ -152,11 +167,11 @@ impl Classes {
         self.slab.remove(class.0 - ClassId::FIRST.0);
         self.ids.remove(&(base, kind));
         self.special.remove(&class);
-        if let Some(known) = self.bases.get_mut(base.0) {
+        if let Some(known) = self.bases.get_mut(base) {
             known.classes.remove(&kind);
             self.idle_bases.insert(base);
         }
-        if let Some(known) = groups.kinds.get_mut(kind.0) {
+        if let Some(known) = groups.kinds.get_mut(kind) {
             known.classes.remove(&base);
             groups.idle.insert(kind);
         }
@@ -190,8 +205,8 @@ impl Classes {
         let Some((base, kind)) = self.parts(class) else {
             return;
         };
-        let of_base = self.bases.get(base.0).map(|base| &base.signature);
-        let of_kind = groups.kinds.get(kind.0).map(|kind| &kind.signature);
+        let of_base = self.bases.get(base).map(|base| &base.signature);
+        let of_kind = groups.kinds.get(kind).map(|kind| &kind.signature);
         let is_special = of_base.is_some_and(|s| s.in_service_range || s.node.is_some())
             || of_kind.is_some_and(|s| !s.ports.is_empty());
         if is_special {
@@ -201,78 +216,22 @@ impl Classes {
         }
     }
 
-    pub(super) fn known_base(&self, signature: &Signature) -> Option<BaseId> {
-        self.base_ids.get(signature).copied()
-    }
-
     /// The base with `signature`.
     pub(super) fn intern_base(&mut self, signature: Signature, atoms: &mut Atoms) -> BaseId {
-        if let Some(base) = self.base_ids.get(&signature) {
-            return *base;
+        let (base, is_new) = self.bases.intern(signature, atoms);
+        if is_new {
+            // Whoever asked uses it, or it goes.
+            self.idle_bases.insert(base);
         }
-        let base = BaseId(self.bases.insert(Base {
-            signature: signature.clone(),
-            ..Base::default()
-        }));
-        for id in &signature.atoms {
-            if let Some(atom) = atoms.get_mut(*id) {
-                atom.bases.insert(base);
-            }
-        }
-        self.base_ids.insert(signature, base);
-        // Whoever asked uses it, or it goes.
-        self.idle_bases.insert(base);
         base
-    }
-
-    /// Changes what rules see of all addresses of a base. Returns the atoms that hold now or held
-    /// before, but not both.
-    pub(super) fn relabel_base(
-        &mut self,
-        base: BaseId,
-        signature: Signature,
-        atoms: &mut Atoms,
-    ) -> Vec<AtomId> {
-        let Some(known) = self.bases.get_mut(base.0) else {
-            return Vec::new();
-        };
-        let before = std::mem::replace(&mut known.signature, signature.clone());
-        let changed = differing(&before.atoms, &signature.atoms);
-        for id in &changed {
-            let holds = signature.atoms.binary_search(id).is_ok();
-            match atoms.get_mut(*id) {
-                Some(atom) if holds => atom.bases.insert(base),
-                Some(atom) => atom.bases.remove(&base),
-                None => false,
-            };
-        }
-        self.base_ids.remove(&before);
-        self.base_ids.insert(signature, base);
-        changed
     }
 
     /// Counts a block of a base, or (`by` -1) one less.
     pub(super) fn count_base(&mut self, base: BaseId, by: i32) {
-        if let Some(known) = self.bases.get_mut(base.0) {
+        if let Some(known) = self.bases.get_mut(base) {
             known.refs = known.refs.saturating_add_signed(by);
             if known.refs == 0 {
                 self.idle_bases.insert(base);
-            }
-        }
-    }
-
-    /// Forgets a base without blocks and classes.
-    pub(super) fn remove_base(&mut self, base: BaseId, atoms: &mut Atoms) {
-        let is_idle = |known: &Base| known.refs == 0 && known.classes.is_empty();
-        if !self.bases.get(base.0).is_some_and(is_idle) {
-            return;
-        }
-        if let Some(known) = self.bases.remove(base.0) {
-            self.base_ids.remove(&known.signature);
-            for atom in known.signature.atoms {
-                if let Some(atom) = atoms.get_mut(atom) {
-                    atom.bases.remove(&base);
-                }
             }
         }
     }

@@ -8,8 +8,9 @@ use std::{
 };
 
 use super::{
-    atoms::{Atoms, listed_by},
+    atoms::{Atoms, Entry, listed_by},
     classes::BaseId,
+    parts::{Part, Parts},
     slab::Slab,
 };
 use crate::{
@@ -29,7 +30,7 @@ pub(super) struct GroupId(pub(super) u32);
 
 /// Groups that no rule can tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct KindId(pub(super) u32);
+pub(super) struct KindId(u32);
 
 impl KindId {
     /// Of pods that no rule sees, and of addresses that no pod owns.
@@ -51,6 +52,42 @@ pub(super) struct Kind {
     pub(super) signature: Signature,
     pub(super) groups: BTreeSet<GroupId>,
     pub(super) classes: BTreeMap<BaseId, ClassId>,
+}
+
+impl Part for Kind {
+    type Id = KindId;
+    const NONE: KindId = KindId::NONE;
+
+    fn id(number: u32) -> KindId {
+        KindId(number)
+    }
+
+    fn number(KindId(number): KindId) -> u32 {
+        number
+    }
+
+    fn new(signature: Signature) -> Self {
+        Self {
+            signature,
+            ..Self::default()
+        }
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn signature_mut(&mut self) -> &mut Signature {
+        &mut self.signature
+    }
+
+    fn holders(entry: &mut Entry) -> &mut BTreeSet<KindId> {
+        &mut entry.kinds
+    }
+
+    fn is_idle(&self) -> bool {
+        self.groups.is_empty() && self.classes.is_empty()
+    }
 }
 
 /// A pod as its group's name.
@@ -107,12 +144,11 @@ impl Namespaces {
 }
 
 /// The pods of the cluster by what rules may see of them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Groups {
     ids: FastMap<Alike, GroupId>,
     pub(super) slab: Slab<Group>,
-    pub(super) kinds: Slab<Kind>,
-    kind_ids: FastMap<Signature, KindId>,
+    pub(super) kinds: Parts<Kind>,
     pub(super) namespaces: Namespaces,
     /// The groups with each value of a label, for labels that were asked for.
     by_label: BTreeMap<Arc<str>, FastMap<Arc<str>, BTreeSet<GroupId>>>,
@@ -126,25 +162,6 @@ pub(super) struct Groups {
 
 /// Above this many groups, it pays to look groups up by label.
 const MANY: usize = 512;
-
-impl Default for Groups {
-    fn default() -> Self {
-        let mut kinds = Slab::default();
-        let none = KindId(kinds.insert(Kind::default()));
-        debug_assert_eq!(none, KindId::NONE);
-        Self {
-            ids: FastMap::default(),
-            slab: Slab::default(),
-            kinds,
-            kind_ids: [(Signature::default(), none)].into_iter().collect(),
-            namespaces: Namespaces::default(),
-            by_label: BTreeMap::new(),
-            port_names: BTreeMap::new(),
-            changed_names: BTreeSet::new(),
-            idle: BTreeSet::new(),
-        }
-    }
-}
 
 impl Groups {
     pub(super) fn of(&self, pod: &Arc<Pod>) -> Option<GroupId> {
@@ -166,7 +183,7 @@ impl Groups {
         }
         let (namespace, _) = self.namespaces.enter(&pod.key.namespace);
         let signature = self.signature(pod, namespace, atoms);
-        let kind = self.intern(signature, atoms);
+        let (kind, _) = self.kinds.intern(signature, atoms);
         let group = GroupId(self.slab.insert(Group {
             sample: pod.clone(),
             namespace,
@@ -230,54 +247,6 @@ impl Groups {
         }
     }
 
-    pub(super) fn known_kind(&self, signature: &Signature) -> Option<KindId> {
-        self.kind_ids.get(signature).copied()
-    }
-
-    /// The kind with `signature`.
-    pub(super) fn intern(&mut self, signature: Signature, atoms: &mut Atoms) -> KindId {
-        if let Some(kind) = self.kind_ids.get(&signature) {
-            return *kind;
-        }
-        let kind = KindId(self.kinds.insert(Kind {
-            signature: signature.clone(),
-            ..Kind::default()
-        }));
-        for id in &signature.atoms {
-            if let Some(atom) = atoms.get_mut(*id) {
-                atom.kinds.insert(kind);
-            }
-        }
-        self.kind_ids.insert(signature, kind);
-        kind
-    }
-
-    /// Changes what rules see of all pods of a kind. Returns the atoms that hold now or held before, but
-    /// not both.
-    pub(super) fn relabel(
-        &mut self,
-        kind: KindId,
-        signature: Signature,
-        atoms: &mut Atoms,
-    ) -> Vec<AtomId> {
-        let Some(known) = self.kinds.get_mut(kind.0) else {
-            return Vec::new();
-        };
-        let before = std::mem::replace(&mut known.signature, signature.clone());
-        let changed = differing(&before.atoms, &signature.atoms);
-        for id in &changed {
-            let holds = signature.atoms.binary_search(id).is_ok();
-            match atoms.get_mut(*id) {
-                Some(atom) if holds => atom.kinds.insert(kind),
-                Some(atom) => atom.kinds.remove(&kind),
-                None => false,
-            };
-        }
-        self.kind_ids.remove(&before);
-        self.kind_ids.insert(signature, kind);
-        changed
-    }
-
     /// Moves a group to another kind.
     pub(super) fn transfer(&mut self, group: GroupId, to: KindId) {
         let Some(known) = self.slab.get_mut(group.0) else {
@@ -289,32 +258,16 @@ impl Groups {
     }
 
     fn join(&mut self, group: GroupId, kind: KindId) {
-        if let Some(known) = self.kinds.get_mut(kind.0) {
+        if let Some(known) = self.kinds.get_mut(kind) {
             known.groups.insert(group);
         }
     }
 
     fn leave(&mut self, group: GroupId, kind: KindId) {
-        if let Some(known) = self.kinds.get_mut(kind.0) {
+        if let Some(known) = self.kinds.get_mut(kind) {
             known.groups.remove(&group);
             if known.groups.is_empty() {
                 self.idle.insert(kind);
-            }
-        }
-    }
-
-    /// Forgets a kind without groups and classes.
-    pub(super) fn remove_kind(&mut self, kind: KindId, atoms: &mut Atoms) {
-        let is_idle = |known: &Kind| known.groups.is_empty() && known.classes.is_empty();
-        if kind == KindId::NONE || !self.kinds.get(kind.0).is_some_and(is_idle) {
-            return;
-        }
-        if let Some(known) = self.kinds.remove(kind.0) {
-            self.kind_ids.remove(&known.signature);
-            for atom in known.signature.atoms {
-                if let Some(atom) = atoms.get_mut(atom) {
-                    atom.kinds.remove(&kind);
-                }
             }
         }
     }
@@ -404,11 +357,4 @@ impl Groups {
             groups
         })
     }
-}
-
-/// What is in one of two sorted lists, but not in both.
-pub(super) fn differing(a: &[AtomId], b: &[AtomId]) -> Vec<AtomId> {
-    let only_a = a.iter().filter(|id| b.binary_search(id).is_err());
-    let only_b = b.iter().filter(|id| a.binary_search(id).is_err());
-    only_a.chain(only_b).copied().collect()
 }

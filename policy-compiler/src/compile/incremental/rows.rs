@@ -238,8 +238,8 @@ impl Compiler {
     fn seen(&self, class: ClassId) -> Option<Seen<'_>> {
         let (base, kind) = self.classes.parts(class)?;
         Some(Seen {
-            base: &self.classes.bases.get(base.0)?.signature,
-            kind: &self.groups.kinds.get(kind.0)?.signature,
+            base: &self.classes.bases.get(base)?.signature,
+            kind: &self.groups.kinds.get(kind)?.signature,
         })
     }
 
@@ -280,7 +280,7 @@ impl Compiler {
             delta,
             ..
         } = self;
-        let (Some(base), Some(kind)) = (classes.bases.get(base.0), groups.kinds.get(kind.0)) else {
+        let (Some(base), Some(kind)) = (classes.bases.get(base), groups.kinds.get(kind)) else {
             return;
         };
         let seen = Seen {
@@ -333,11 +333,11 @@ impl Compiler {
                 let kinds = entry
                     .kinds
                     .iter()
-                    .filter_map(|kind| groups.kinds.get(kind.0));
+                    .filter_map(|kind| groups.kinds.get(*kind));
                 let bases = entry
                     .bases
                     .iter()
-                    .filter_map(|base| classes.bases.get(base.0));
+                    .filter_map(|base| classes.bases.get(*base));
                 let of_kinds = kinds.flat_map(|kind| kind.classes.values());
                 for class in of_kinds.chain(bases.flat_map(|base| base.classes.values())) {
                     if let Some(matching) = touched.get_mut(class.0 as usize)
@@ -371,8 +371,7 @@ impl Compiler {
             let Some((base, kind)) = classes.parts(*class) else {
                 continue;
             };
-            let (Some(base), Some(kind)) = (classes.bases.get(base.0), groups.kinds.get(kind.0))
-            else {
+            let (Some(base), Some(kind)) = (classes.bases.get(base), groups.kinds.get(kind)) else {
                 continue;
             };
             let seen = Seen {
@@ -438,7 +437,7 @@ impl Compiler {
             delta,
             ..
         } = self;
-        let (Some(state), Some(kind)) = (rows.get_mut(row), groups.kinds.get(kind.0)) else {
+        let (Some(state), Some(kind)) = (rows.get_mut(row), groups.kinds.get(kind)) else {
             return PortSetId::NONE;
         };
         let matching = naming.get(&row).map_or(&[][..], Vec::as_slice);
