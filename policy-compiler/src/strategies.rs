@@ -67,6 +67,23 @@ impl Settings {
     pub const MAX_NAMESPACES: usize = pools::NAMESPACES.len();
     /// How many nodes the pools hold.
     pub const MAX_NODES: usize = pools::NODES.len();
+
+    /// More of everything: more classes, deeper rulesets, longer chains of precedence.
+    #[must_use]
+    pub fn crowded() -> Self {
+        Self {
+            namespaces: 4,
+            nodes: 3,
+            pods: 14,
+            services: 4,
+            network_policies: 10,
+            admin_policies: 6,
+            rules: 4,
+            peers: 3,
+            ports: 3,
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for Settings {

@@ -22,22 +22,10 @@ fn engines_agree_with_the_oracle() {
     agree("engines", Settings::default(), 10_000, 48);
 }
 
-/// The same with more of everything: more classes, deeper rulesets, longer chains of precedence.
+/// The same with more of everything.
 #[test]
 fn engines_agree_in_crowded_worlds() {
-    let crowded = Settings {
-        namespaces: 4,
-        nodes: 3,
-        pods: 14,
-        services: 4,
-        network_policies: 10,
-        admin_policies: 6,
-        rules: 4,
-        peers: 3,
-        ports: 3,
-        ..Settings::default()
-    };
-    agree("crowded", crowded, 1_000, 200);
+    agree("crowded", Settings::crowded(), 1_000, 200);
 }
 
 /// P12: what is said of all ports between two ends at once is what the oracle says of each: at the

@@ -40,19 +40,7 @@ fn following_changes_is_compiling_from_scratch() {
 /// The same with more of everything.
 #[test]
 fn following_changes_of_crowded_worlds() {
-    let crowded = Settings {
-        namespaces: 4,
-        nodes: 3,
-        pods: 14,
-        services: 4,
-        network_policies: 10,
-        admin_policies: 6,
-        rules: 4,
-        peers: 3,
-        ports: 3,
-        ..Settings::default()
-    };
-    follow("incremental-crowded", crowded, 300, 16);
+    follow("incremental-crowded", Settings::crowded(), 300, 16);
 }
 
 #[track_caller]
