@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::{
     cluster::{Cluster, deny_from, eventually, network_policy, pod},
     control_plane::ControlPlane,
-    node::{Node, Told, ready},
+    node::{Node, Told, knows, ready},
     proxy::{self, Weather},
 };
 
@@ -84,11 +84,7 @@ async fn a_cut_network_delays_and_loses_nothing() {
     // Looking for kinds that the cluster lacks goes on, too.
     if cluster.install_policy_crds("experimental").await {
         cluster.apply(&deny_from("guard", 10, "evil")).await;
-        let view = running.view();
-        eventually("known", async || {
-            (view.borrow().policies.len() == 1).then_some(())
-        })
-        .await;
+        knows(&running, 1).await;
     }
     running.stop().await;
 }

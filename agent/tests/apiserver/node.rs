@@ -131,6 +131,15 @@ pub(crate) async fn ready(running: &Running) {
     .await;
 }
 
+/// Waits until the agent knows so many policies.
+pub(crate) async fn knows(running: &Running, policies: usize) {
+    let view = running.view();
+    eventually(&format!("{policies} policies known"), async || {
+        (view.borrow().policies.len() == policies).then_some(())
+    })
+    .await;
+}
+
 /// Runs what must not run on a thread of an asynchronous runtime.
 pub(crate) fn blocking<T: Send>(action: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| scope.spawn(action).join().unwrap())

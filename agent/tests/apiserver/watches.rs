@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::{
     cluster::{Cluster, deny_from, eventually, network_policy, pod},
     control_plane::ControlPlane,
-    node::{Node, ready},
+    node::{Node, knows, ready},
 };
 
 #[tokio::test]
@@ -101,11 +101,7 @@ async fn kinds_that_are_installed_later_count_from_then_on() {
         return;
     }
     cluster.apply(&deny_from("guard", 10, "evil")).await;
-    let view = running.view();
-    eventually("known", async || {
-        (view.borrow().policies.len() == 1).then_some(())
-    })
-    .await;
+    knows(&running, 1).await;
 
     // Their removal counts, too.
     let crd = json!({
@@ -113,10 +109,7 @@ async fn kinds_that_are_installed_later_count_from_then_on() {
         "metadata": {"name": "adminnetworkpolicies.policy.networking.k8s.io"},
     });
     cluster.delete(&crd).await;
-    eventually("forgotten", async || {
-        view.borrow().policies.is_empty().then_some(())
-    })
-    .await;
+    knows(&running, 0).await;
     running.stop().await;
 }
 
