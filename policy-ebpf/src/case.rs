@@ -5,17 +5,20 @@
 //! knowing nothing of the caller; without them it would follow the product of their paths. The packet
 //! itself waits in the scratch map.
 
-use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_ANY},
+    maps::LruHashMap,
+};
 use policy_ebpf_common::{
-    abi::Cell,
+    abi::{Cell, FlowState, TrieWord},
     decide::{Court, Inquiry, Judgement, Outcome, Ruling},
-    flow::{Direction, Source},
-    lookup::Bank,
-    parse::{Frame, Kind, Packet, parse, parse_quoted},
+    flow::{Direction, Source, key4, key6},
+    lookup::{self, Bank},
+    parse::{Address, Frame, Kind, Packet, parse, parse_quoted},
 };
 
 use crate::{
-    maps::{CONFIG, ENDPOINTS, Kernel, scratch},
+    maps::{CONFIG, CT4, CT6, ENDPOINTS, Kernel, Scratch, scratch},
     packet::Skb,
 };
 
@@ -97,7 +100,7 @@ extern "C" fn inspect(skb: *mut __sk_buff) -> u32 {
         frame: Frame::Malformed,
         quoted: false,
     };
-    if let Some((packet, quoted)) = scratch() {
+    if let Some(Scratch { packet, quoted, .. }) = scratch() {
         content.frame = parse(&skb, skb.ether_type(), packet);
         content.quoted = matches!(content.frame, Frame::Ip)
             && matches!(packet.kind, Kind::Error | Kind::TooBig)
@@ -273,13 +276,183 @@ extern "C" fn ask(packed: u64) -> u32 {
     court.consult(packet, &inquiry).0
 }
 
+/// The word of `TRIE6` that covers an address.
+#[inline(always)]
+pub(crate) fn prefix6(bank: u32, address: &Address) -> TrieWord {
+    let [high, low] = halves(address);
+    TrieWord(walk(bank, high, low))
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn walk(bank: u32, high: u64, low: u64) -> u32 {
+    lookup::prefix6(&Kernel, bank, &whole(high, low)).0
+}
+
+/// The class of a Service's address and port.
+#[inline(always)]
+pub(crate) fn class_of_service(
+    bank: u32,
+    address: &Address,
+    protocol: u8,
+    port: u16,
+) -> Option<u16> {
+    let [high, low] = halves(address);
+    let what = bank << 24 | u32::from(protocol) << 16 | u32::from(port);
+    u16::try_from(service(what, high, low)).ok()
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn service(what: u32, high: u64, low: u64) -> u32 {
+    let address = whole(high, low);
+    lookup::class_of_service(
+        &Kernel,
+        what >> 24,
+        &address,
+        (what >> 16) as u8,
+        what as u16,
+    )
+    .map_or(u32::MAX, u32::from)
+}
+
+#[inline(always)]
+const fn halves(address: &Address) -> [u64; 2] {
+    let Address([first, second, third, fourth]) = *address;
+    [
+        (first as u64) << 32 | second as u64,
+        (third as u64) << 32 | fourth as u64,
+    ]
+}
+
+/// The inverse of [`halves`].
+#[inline(always)]
+const fn whole(high: u64, low: u64) -> Address {
+    Address([
+        (high >> 32) as u32,
+        high as u32,
+        (low >> 32) as u32,
+        low as u32,
+    ])
+}
+
+/// What a port set that another one leads to says of a port.
+#[inline(always)]
+pub(crate) fn nested_set(bank: u32, index: u32, key: u32) -> Cell {
+    Cell(descend(bank, index, key))
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn descend(bank: u32, index: u32, key: u32) -> u32 {
+    lookup::cell_of_set(&Kernel, bank, index, key).0
+}
+
+/// What is to be done with the flow of the packet in the scratch map.
+#[derive(Clone, Copy)]
+enum Tracking {
+    Look,
+    Store,
+    Forget,
+}
+
+const FLOW_DIRECTION: u32 = 32;
+const FLOW_TRACKING: u32 = 33;
+
+#[inline(always)]
+const fn flow(id: u32, direction: Direction, tracking: Tracking) -> u64 {
+    id as u64 | (direction as u64) << FLOW_DIRECTION | (tracking as u64) << FLOW_TRACKING
+}
+
+/// The flow of the packet in the scratch map.
+#[inline(always)]
+pub(crate) fn flow_of(id: u32, direction: Direction) -> Option<FlowState> {
+    let found = track(flow(id, direction, Tracking::Look), 0, 0) != 0;
+    found.then(|| scratch().map(|scratch| scratch.state))?
+}
+
+/// Remembers the flow of the packet in the scratch map.
+#[inline(always)]
+pub(crate) fn store_flow(id: u32, direction: Direction, state: &FlowState) {
+    let times = u64::from(state.last_seen) << 32 | u64::from(state.generation);
+    let what = u64::from(state.cell) << 32 | u64::from(state.flags);
+    // An LRU map makes room; where it cannot at once, the flow's next packet tries again.
+    let _stored = track(flow(id, direction, Tracking::Store), times, what);
+}
+
+/// Forgets the flow of the packet in the scratch map.
+#[inline(always)]
+pub(crate) fn forget_flow(id: u32, direction: Direction) {
+    // An entry that is gone already is as good as one removed.
+    let _removed = track(flow(id, direction, Tracking::Forget), 0, 0);
+}
+
+/// Does something with the flow of the packet in the scratch map; returns whether it could. One
+/// function for everything, because most of it is to make the key.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn track(flow: u64, times: u64, what: u64) -> u32 {
+    let Some(scratch) = scratch() else {
+        return 0;
+    };
+    let direction = if flow >> FLOW_DIRECTION & 1 == 0 {
+        Direction::Ingress
+    } else {
+        Direction::Egress
+    };
+    let id = flow as u32;
+    let tracking = match flow >> FLOW_TRACKING {
+        0 => Tracking::Look,
+        1 => Tracking::Store,
+        _ => Tracking::Forget,
+    };
+    if !matches!(tracking, Tracking::Look) {
+        scratch.state = FlowState {
+            last_seen: (times >> 32) as u32,
+            generation: times as u32,
+            cell: (what >> 32) as u32,
+            flags: what as u32,
+        };
+    }
+    let done = if scratch.packet.ipv6 {
+        scratch.key6 = key6(id, direction, &scratch.packet);
+        apply(&CT6, tracking, &scratch.key6, &mut scratch.state)
+    } else {
+        scratch.key4 = key4(id, direction, &scratch.packet);
+        apply(&CT4, tracking, &scratch.key4, &mut scratch.state)
+    };
+    u32::from(done)
+}
+
+#[inline(always)]
+fn apply<K>(
+    map: &LruHashMap<K, FlowState>,
+    tracking: Tracking,
+    key: &K,
+    state: &mut FlowState,
+) -> bool {
+    match tracking {
+        Tracking::Look => {
+            // SAFETY: another processor may write the entry meanwhile. Its words are independent:
+            // each read word is one that was true a moment ago.
+            let found = unsafe { map.get(key) };
+            if let Some(found) = found {
+                *state = *found;
+            }
+            found.is_some()
+        }
+        Tracking::Store => map.insert(key, &*state, u64::from(BPF_ANY)).is_ok(),
+        Tracking::Forget => map.remove(key).is_ok(),
+    }
+}
+
 /// A court, and the two packets of the scratch map.
 #[inline(always)]
 fn convene(
     slot: u32,
     bank: u32,
 ) -> Option<(Court<'static, Kernel>, &'static Packet, &'static Packet)> {
-    let (packet, quoted) = scratch()?;
+    let Scratch { packet, quoted, .. } = scratch()?;
     let config = CONFIG.get(0)?;
     let court = Court {
         world: &Kernel,

@@ -11,7 +11,8 @@ use policy_ebpf_common::{
 
 use crate::{
     maps::{
-        CONFIG, ENDPOINTS, EVENT_BUDGETS, EVENTS, Kernel, OUTCOME_COUNTERS, RULE_COUNTERS, scratch,
+        CONFIG, ENDPOINTS, EVENT_BUDGETS, EVENTS, Kernel, OUTCOME_COUNTERS, RULE_COUNTERS, Scratch,
+        scratch,
     },
     packet::Skb,
 };
@@ -74,7 +75,7 @@ const FRAME_TYPE: u32 = 32;
 #[unsafe(no_mangle)]
 extern "C" fn report(judgement: u64, place: u64, frame: u64) -> u32 {
     let judgement = Judgement::unpack(judgement);
-    let (Some(config), Some((packet, _))) = (CONFIG.get(0), scratch()) else {
+    let (Some(config), Some(Scratch { packet, .. })) = (CONFIG.get(0), scratch()) else {
         return 0;
     };
     // Half of the budget is left to drops.

@@ -12,11 +12,12 @@ use policy_ebpf_common::{
     abi::{
         BANKS, Cell, Config, Counter, ENDPOINT_SLOTS, Endpoint, EventBudget, FlowKey4, FlowKey6,
         FlowState, FragmentKey, FragmentState, HostBucket, PortSet, RowChunk, ServiceKey, TrieNode,
+        TrieWord,
     },
     decide::{Court, Inquiry, OUTCOMES, State},
-    flow::{Direction, fragment_key, key4, key6},
+    flow::{Direction, fragment_key, key4_of_plain, key6_of_plain},
     lookup::Tables,
-    parse::Packet,
+    parse::{Address, Packet},
 };
 
 use crate::case;
@@ -56,9 +57,9 @@ static PORT_SETS: Array<PortSet> = Array::pinned(BANKS * 8_192, BPF_F_MMAPABLE);
 #[map]
 static SERVICES: HashMap<ServiceKey, u32> = HashMap::pinned(BANKS * 65_536, BPF_F_NO_PREALLOC);
 #[map]
-static CT4: LruHashMap<FlowKey4, FlowState> = LruHashMap::pinned(131_072, 0);
+pub(crate) static CT4: LruHashMap<FlowKey4, FlowState> = LruHashMap::pinned(131_072, 0);
 #[map]
-static CT6: LruHashMap<FlowKey6, FlowState> = LruHashMap::pinned(131_072, 0);
+pub(crate) static CT6: LruHashMap<FlowKey6, FlowState> = LruHashMap::pinned(131_072, 0);
 #[map]
 static FRAGMENTS: LruHashMap<FragmentKey, FragmentState> = LruHashMap::pinned(8_192, 0);
 #[map]
@@ -70,12 +71,26 @@ pub(crate) static EVENT_BUDGETS: Array<EventBudget> = Array::pinned(ENDPOINT_SLO
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::pinned(1 << 20, 0);
 
-/// Room for the packet at hand and the one it quotes.
+/// Room for the packet at hand and what belongs to it.
 ///
 /// Not on the stack: what the verifier knows of the stack multiplies the paths it follows, while of
 /// a map it knows nothing. Programs run to their end on one processor.
 #[map]
-static SCRATCH: PerCpuArray<[Packet; 2]> = PerCpuArray::with_max_entries(1, 0);
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// What a packet is judged with.
+pub(crate) struct Scratch {
+    /// The packet at hand.
+    pub(crate) packet: Packet,
+    /// The one it quotes.
+    pub(crate) quoted: Packet,
+    /// The state of a flow, between the function that reads or writes it and the one that wants it.
+    pub(crate) state: FlowState,
+    /// The key of a flow.
+    pub(crate) key4: FlowKey4,
+    /// See `key4`.
+    pub(crate) key6: FlowKey6,
+}
 
 /// The tables and state that the kernel holds.
 pub(crate) struct Kernel;
@@ -96,15 +111,16 @@ impl Kernel {
     }
 }
 
-/// The two packets of [`SCRATCH`].
+/// This processor's [`SCRATCH`].
 #[inline(always)]
-pub(crate) fn scratch() -> Option<(&'static mut Packet, &'static mut Packet)> {
-    let packets = SCRATCH.get_ptr_mut(0)?;
-    // SAFETY: the slot is this processor's. A program holds the references of one call of this
-    // function while `judge` and `ask` read through those of others, but writes through neither meanwhile.
-    // The kernel zeroes new maps and zero is a packet; later it holds packets written by us.
-    let [packet, quoted] = unsafe { &mut *packets };
-    Some((packet, quoted))
+pub(crate) fn scratch() -> Option<&'static mut Scratch> {
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: the slot is this processor's. A program holds the reference of one call of this
+    // function while functions that it calls use those of others: the packets are read by all and
+    // written by `judge` and `inspect` only, which hold no other; the rest is written and read within
+    // `track` and `flow_of`. The kernel zeroes new maps, and zero is valid; later the slot holds what
+    // was written by us.
+    Some(unsafe { &mut *scratch })
 }
 
 impl Tables for Kernel {
@@ -146,6 +162,27 @@ impl Tables for Kernel {
         // SAFETY: the value is one aligned word; a concurrent update is seen before or after it.
         unsafe { SERVICES.get(key).copied() }
     }
+
+    #[inline(always)]
+    fn prefix6(&self, bank: u32, address: &Address) -> TrieWord {
+        case::prefix6(bank, address)
+    }
+
+    #[inline(always)]
+    fn class_of_service(
+        &self,
+        bank: u32,
+        address: &Address,
+        protocol: u8,
+        port: u16,
+    ) -> Option<u16> {
+        case::class_of_service(bank, address, protocol, port)
+    }
+
+    #[inline(always)]
+    fn nested_set(&self, bank: u32, index: u32, key: u32) -> Cell {
+        case::nested_set(bank, index, key)
+    }
 }
 
 impl State for Kernel {
@@ -166,40 +203,38 @@ impl State for Kernel {
         ENDPOINTS.get(slot)
     }
 
-    // These four would be several hundred instructions more in line, and their keys would lie on the
-    // stack of who calls them: the functions of a call chain share 512 bytes.
+    // Beyond the entry points the packet is the one in the scratch map.
 
-    #[inline(never)]
-    fn flow(&self, id: u32, direction: Direction, packet: &Packet) -> Option<FlowState> {
+    #[inline(always)]
+    fn flow(&self, id: u32, direction: Direction, _packet: &Packet) -> Option<FlowState> {
+        case::flow_of(id, direction)
+    }
+
+    #[inline(always)]
+    fn flow_of_plain(&self, id: u32, direction: Direction, packet: &Packet) -> Option<FlowState> {
+        // Keys in the scratch map are none on the stack.
+        let Scratch { key4, key6, .. } = scratch()?;
         // SAFETY: another processor may write the entry meanwhile. Its words are independent: each
         // read word is one that was true a moment ago.
         unsafe {
             if packet.ipv6 {
-                CT6.get(&key6(id, direction, packet)).copied()
+                *key6 = key6_of_plain(id, direction, packet);
+                CT6.get(&*key6).copied()
             } else {
-                CT4.get(&key4(id, direction, packet)).copied()
+                *key4 = key4_of_plain(id, direction, packet);
+                CT4.get(&*key4).copied()
             }
         }
     }
 
-    #[inline(never)]
-    fn store_flow(&self, id: u32, direction: Direction, packet: &Packet, state: &FlowState) {
-        // An LRU map makes room; where it cannot at once, the flow's next packet tries again.
-        let _stored = if packet.ipv6 {
-            CT6.insert(&key6(id, direction, packet), state, u64::from(BPF_ANY))
-        } else {
-            CT4.insert(&key4(id, direction, packet), state, u64::from(BPF_ANY))
-        };
+    #[inline(always)]
+    fn store_flow(&self, id: u32, direction: Direction, _packet: &Packet, state: &FlowState) {
+        case::store_flow(id, direction, state);
     }
 
-    #[inline(never)]
-    fn forget_flow(&self, id: u32, direction: Direction, packet: &Packet) {
-        // An entry that is gone already is as good as one removed.
-        let _removed = if packet.ipv6 {
-            CT6.remove(&key6(id, direction, packet))
-        } else {
-            CT4.remove(&key4(id, direction, packet))
-        };
+    #[inline(always)]
+    fn forget_flow(&self, id: u32, direction: Direction, _packet: &Packet) {
+        case::forget_flow(id, direction);
     }
 
     #[inline(always)]
@@ -208,6 +243,7 @@ impl State for Kernel {
         unsafe { FRAGMENTS.get(&fragment_key(id, stage, packet)).copied() }
     }
 
+    // Its key would lie on the stack of who calls it: the functions of a call chain share 512 bytes.
     #[inline(never)]
     fn store_fragment(&self, stage: u8, id: u32, packet: &Packet, state: &FragmentState) {
         // Without the entry the later fragments are judged without their ports.

@@ -20,7 +20,7 @@ use policy_ebpf_common::{
 use crate::{
     case::{Case, Content, Stage},
     emit::{Account, account},
-    maps::{CONFIG, Kernel, scratch},
+    maps::{CONFIG, Kernel, Scratch, scratch},
     packet::Skb,
 };
 
@@ -123,23 +123,26 @@ fn behind_translation(skb: &Skb, tag: SourceTag) -> i32 {
 /// Judges a packet of an endpoint, and leaves it in the scratch map.
 #[inline(always)]
 fn judge(skb: &Skb, court: &Court<'_, Kernel>, direction: Direction, source: Source) -> Judgement {
-    let Some((packet, _)) = scratch() else {
+    let Some(Scratch { packet, .. }) = scratch() else {
         return Judgement::of(Outcome::Malformed);
     };
-    let case = Case::plain(court, direction, source);
-    if parse_plain(&skb.head(), skb.ether_type(), packet)
-        && let Some(ruling) = court.rule_plain(direction, source, packet)
-    {
-        return match ruling {
-            Ruling::Final(judgement) => judgement,
-            Ruling::Open(cell) => case.settle(cell),
-        };
-    }
-    let case = Case {
-        content: Content::of(skb),
-        ..case
+    let mut case = Case::plain(court, direction, source);
+    let plain = if parse_plain(&skb.head(), skb.ether_type(), packet) {
+        court.rule_plain(direction, source, packet)
+    } else {
+        None
     };
-    match case.rule() {
+    let ruling = match plain {
+        Some(Ruling::Open(cell)) if matches!(packet.kind, Kind::Opening) => {
+            return court.settle_opening(direction, source, packet, cell);
+        }
+        Some(ruling) => ruling,
+        None => {
+            case.content = Content::of(skb);
+            case.rule()
+        }
+    };
+    match ruling {
         Ruling::Final(judgement) => judgement,
         Ruling::Open(cell) => case.settle(cell),
     }
@@ -185,7 +188,7 @@ fn deferred(skb: &Skb, config: &Config, bank: &Bank, tag: SourceTag, receiver: O
 /// An interface that user space has not told anything about: as if in quarantine.
 #[inline(always)]
 fn unknown(skb: &Skb, config: &Config, bank: &Bank, direction: Direction) -> i32 {
-    let Some((packet, _)) = scratch() else {
+    let Some(Scratch { packet, .. }) = scratch() else {
         return DROP;
     };
     let outcome = match Content::of(skb).frame {

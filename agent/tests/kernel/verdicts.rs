@@ -28,10 +28,10 @@ const DENY: &str = "
 /// Instructions of the programs and those the verifier looked at, with a tenth of room: whoever needs
 /// more says why in the design notes.
 const EFFORT: [(Hook, u32, u32); 4] = [
-    (Hook::FromPod, 5_700, 120_000),
-    (Hook::ToPod, 6_000, 195_000),
-    (Hook::ToAny, 3_500, 50_000),
-    (Hook::ToBridge, 3_500, 50_000),
+    (Hook::FromPod, 5_700, 70_000),
+    (Hook::ToPod, 5_900, 97_000),
+    (Hook::ToAny, 3_400, 28_000),
+    (Hook::ToBridge, 3_400, 28_000),
 ];
 
 #[test]

@@ -468,7 +468,7 @@ const _: () = assert!(size_of::<FlowState>() == 16);
 
 /// The pod opened the flow (egress); otherwise its peer did (ingress).
 pub const FLOW_EGRESS: u32 = 1 << 0;
-/// A packet in the other direction was seen.
+/// A packet in the other direction was seen; kept of UDP only, whose timeout depends on it.
 pub const FLOW_REPLIED: u32 = 1 << 1;
 /// A packet that ends a TCP connection was seen.
 pub const FLOW_CLOSING: u32 = 1 << 2;

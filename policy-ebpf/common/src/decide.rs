@@ -49,6 +49,11 @@ pub trait State {
     fn endpoint(&self, slot: u32) -> Option<&Endpoint>;
     /// The flow of a packet.
     fn flow(&self, id: u32, direction: Direction, packet: &Packet) -> Option<FlowState>;
+    /// As [`Self::flow`], of a packet that [`crate::parse::parse_plain`] recognised. A hook, so that
+    /// the kernel can do without a function call.
+    fn flow_of_plain(&self, id: u32, direction: Direction, packet: &Packet) -> Option<FlowState> {
+        self.flow(id, direction, packet)
+    }
     /// Remembers the flow of a packet.
     fn store_flow(&self, id: u32, direction: Direction, packet: &Packet, state: &FlowState);
     /// Forgets the flow of a packet.
@@ -72,6 +77,15 @@ pub struct Court<'a, W> {
     pub endpoint: &'a Endpoint,
     /// Its slot.
     pub slot: u32,
+}
+
+/// What is known of a flow. Not an `Option`, whose contents the compiler for BPF would copy where
+/// there are none, which the verifier refuses.
+#[derive(Default)]
+struct Known {
+    state: FlowState,
+    /// The flow is known; else `state` is nothing.
+    is: bool,
 }
 
 impl<W: Tables + State> Court<'_, W> {
@@ -152,8 +166,10 @@ impl<W: Tables + State> Court<'_, W> {
         packet: &Packet,
         cell: Cell,
     ) -> Judgement {
+        let now = self.world.now();
+        let mut known = self.known(direction, packet, now);
         let answer = if cell.action() == Cell::DENY {
-            self.answer(direction, packet)
+            self.answer(direction, packet, &mut known, now)
         } else {
             None
         };
@@ -161,7 +177,7 @@ impl<W: Tables + State> Court<'_, W> {
             judgement
         } else {
             if admits(cell) && self.remembers(direction, source, packet) {
-                self.remember(direction, source, packet, cell);
+                self.remember(direction, source, packet, cell, &known, now);
             }
             self.audited(judged(cell))
         };
@@ -207,34 +223,106 @@ impl<W: Tables + State> Court<'_, W> {
         }
     }
 
-    /// Tracks the flow of an admitted packet.
+    /// Settles the initial SYN of a connection that [`Self::rule_plain`] left open with `cell`, which
+    /// admits it: nothing else can have been left open.
     #[inline(always)]
-    fn remember(&self, direction: Direction, source: Source, packet: &Packet, cell: Cell) {
+    pub fn settle_opening(
+        &self,
+        direction: Direction,
+        source: Source,
+        packet: &Packet,
+        cell: Cell,
+    ) -> Judgement {
+        self.open(direction, source, packet, cell, self.world.now());
+        self.audited(judged(cell))
+    }
+
+    /// Tracks a flow that an admitted packet opens.
+    #[inline(always)]
+    fn open(&self, direction: Direction, source: Source, packet: &Packet, cell: Cell, now: u32) {
+        let state = FlowState::opened(direction, source, now, self.bank.generation, cell.0);
+        self.world
+            .store_flow(self.endpoint.id, direction, packet, &state);
+    }
+
+    /// The flow of a plain packet, if it stands on the tables of today and the packet is not worth a note.
+    #[inline(always)]
+    fn unchanged(&self, direction: Direction, packet: &Packet) -> Option<FlowState> {
         let now = self.world.now();
-        let id = self.endpoint.id;
         let generation = self.bank.generation;
-        if !matches!(packet.kind, Kind::Opening)
-            && let Some(state) = self.world.flow(id, direction, packet)
+        let state = self
+            .world
+            .flow_of_plain(self.endpoint.id, direction, packet)?;
+        let unchanged = !state.is_expired(self.config, packet.protocol, now)
+            && state
+                .seen(direction, packet, generation, now, self.config.hz)
+                .is_none();
+        unchanged.then_some(state)
+    }
+
+    /// What is known of a packet's flow: nothing that is worth anything unless the packet may belong
+    /// to one that others have opened.
+    #[inline(always)]
+    fn known(&self, direction: Direction, packet: &Packet, now: u32) -> Known {
+        let follows = matches!(
+            packet.kind,
+            Kind::Stream | Kind::Datagram | Kind::EchoRequest | Kind::EchoReply
+        );
+        if follows
+            && let Some(state) = self.world.flow(self.endpoint.id, direction, packet)
             && !state.is_expired(self.config, packet.protocol, now)
         {
+            return Known { state, is: true };
+        }
+        Known::default()
+    }
+
+    /// Tracks the flow of an admitted packet. `known` is what is known of the flow, unless the packet
+    /// can be nothing but its first.
+    #[inline(always)]
+    fn remember(
+        &self,
+        direction: Direction,
+        source: Source,
+        packet: &Packet,
+        cell: Cell,
+        known: &Known,
+        now: u32,
+    ) {
+        let generation = self.bank.generation;
+        let state = &known.state;
+        if known.is {
             let opened_here = state.initiator() as u8 == direction as u8;
             // Opened by the other end under tables that are gone: from now on the flow stands on
             // what admits this packet.
             if opened_here || state.generation == generation {
-                let seen = state.seen(direction, packet.closing, generation, now, self.config.hz);
-                if let Some(next) = seen {
-                    self.world.store_flow(id, direction, packet, &next);
-                }
+                self.refresh(direction, packet, state, now);
                 return;
             }
         }
-        let state = FlowState::opened(direction, source, now, generation, cell.0);
-        self.world.store_flow(id, direction, packet, &state);
+        self.open(direction, source, packet, cell, now);
+    }
+
+    /// Notes a packet of a flow.
+    #[inline(always)]
+    fn refresh(&self, direction: Direction, packet: &Packet, state: &FlowState, now: u32) {
+        let generation = self.bank.generation;
+        if let Some(next) = state.seen(direction, packet, generation, now, self.config.hz) {
+            self.world
+                .store_flow(self.endpoint.id, direction, packet, &next);
+        }
     }
 
     /// Judges a packet that its own direction denies as an answer to a flow in the other direction.
+    /// Forgets what is `known` of the flow if nobody admits it any more.
     #[inline(always)]
-    fn answer(&self, direction: Direction, packet: &Packet) -> Option<Judgement> {
+    fn answer(
+        &self,
+        direction: Direction,
+        packet: &Packet,
+        known: &mut Known,
+        now: u32,
+    ) -> Option<Judgement> {
         match packet.kind {
             Kind::Stream | Kind::Datagram | Kind::EchoReply | Kind::EchoRequest => {}
             Kind::Opening
@@ -244,23 +332,21 @@ impl<W: Tables + State> Court<'_, W> {
             | Kind::Neighbour
             | Kind::Message => return None,
         }
-        let id = self.endpoint.id;
-        let now = self.world.now();
         let keep = self.config.flags & CONFIG_KEEP_ESTABLISHED != 0;
-        let state = self
-            .world
-            .flow(id, direction, packet)
-            .filter(|state| !state.is_expired(self.config, packet.protocol, now));
-        let source = match &state {
-            // A flow that this direction admitted once and denies now.
-            Some(state) if state.initiator() as u8 == direction as u8 && !keep => return None,
-            Some(state) => state.peer(),
+        let state = known.state;
+        let source = if known.is {
+            if state.initiator() as u8 == direction as u8 && !keep {
+                // A flow that this direction admitted once and denies now.
+                return None;
+            }
+            state.peer()
+        } else if self.picks_up(packet) {
             // Nobody saw it opened: it may be a reply to what the opposite direction admits.
-            None if self.picks_up(packet) => Source::Address,
-            None => return None,
+            Source::Address
+        } else {
+            return None;
         };
-        let current =
-            matches!(&state, Some(state) if keep || state.generation == self.bank.generation);
+        let current = known.is && (keep || state.generation == self.bank.generation);
         if !current {
             let inquiry = Inquiry {
                 table: direction.opposite(),
@@ -270,22 +356,21 @@ impl<W: Tables + State> Court<'_, W> {
                 quoted: false,
             };
             let cell = self.world.consult(self, packet, &inquiry);
-            if state.is_none() && admits(cell) {
+            if !admits(cell) {
+                if known.is {
+                    self.world.forget_flow(self.endpoint.id, direction, packet);
+                    known.is = false;
+                }
+                return None;
+            }
+            if !known.is {
                 return Some(Judgement {
                     outcome: Outcome::Reply,
                     cell,
                 });
             }
-            if !admits(cell) {
-                self.world.forget_flow(id, direction, packet);
-                return None;
-            }
         }
-        let state = state?;
-        let generation = self.bank.generation;
-        if let Some(next) = state.seen(direction, packet.closing, generation, now, self.config.hz) {
-            self.world.store_flow(id, direction, packet, &next);
-        }
+        self.refresh(direction, packet, &state, now);
         Some(Judgement {
             outcome: Outcome::Established,
             cell: Cell(state.cell),

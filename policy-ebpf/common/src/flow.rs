@@ -51,10 +51,19 @@ pub enum Source {
     Slot(u32),
 }
 
-/// Ends of a packet as seen from the pod: local address, remote address, local and remote port.
+/// The pod's address and that of its peer.
 #[inline(always)]
-const fn ends(direction: Direction, packet: &Packet) -> (&Address, &Address, u16, u16) {
-    let (local_port, remote_port) = match (packet.kind, direction) {
+const fn addresses(direction: Direction, packet: &Packet) -> (&Address, &Address) {
+    match direction {
+        Direction::Ingress => (&packet.destination, &packet.source),
+        Direction::Egress => (&packet.source, &packet.destination),
+    }
+}
+
+/// The pod's port and that of its peer.
+#[inline(always)]
+const fn ports(direction: Direction, packet: &Packet) -> (u16, u16) {
+    match (packet.kind, direction) {
         // Requests of the two directions are flows of their own: that the pod asks a peer does not
         // let the peer ask the pod.
         (Kind::EchoRequest, Direction::Egress) | (Kind::EchoReply, Direction::Ingress) => {
@@ -63,42 +72,86 @@ const fn ends(direction: Direction, packet: &Packet) -> (&Address, &Address, u16
         (Kind::EchoRequest, Direction::Ingress) | (Kind::EchoReply, Direction::Egress) => {
             (packet.source_port, 1)
         }
-        (_, Direction::Ingress) => (packet.destination_port, packet.source_port),
-        (_, Direction::Egress) => (packet.source_port, packet.destination_port),
-    };
-    match direction {
-        Direction::Ingress => (&packet.destination, &packet.source, local_port, remote_port),
-        Direction::Egress => (&packet.source, &packet.destination, local_port, remote_port),
+        _ => ports_of_plain(direction, packet),
     }
 }
 
-/// The ports and the protocol of a key as the words of its memory. Keys are made of words because
-/// the compiler for BPF fills three bytes of padding by calling a function.
+/// As [`ports`], of a packet that is no ICMP message.
 #[inline(always)]
-const fn last_words(local_port: u16, remote_port: u16, protocol: u8) -> [u32; 2] {
-    let ([l0, l1], [r0, r1]) = (local_port.to_be_bytes(), remote_port.to_be_bytes());
-    [
-        u32::from_ne_bytes([l0, l1, r0, r1]),
-        u32::from_ne_bytes([protocol, 0, 0, 0]),
-    ]
+const fn ports_of_plain(direction: Direction, packet: &Packet) -> (u16, u16) {
+    match direction {
+        Direction::Ingress => (packet.destination_port, packet.source_port),
+        Direction::Egress => (packet.source_port, packet.destination_port),
+    }
 }
 
 /// Key of an IPv4 packet's flow.
 #[inline(always)]
 pub const fn key4(endpoint: u32, direction: Direction, packet: &Packet) -> FlowKey4 {
-    let (local, remote, local_port, remote_port) = ends(direction, packet);
-    let (Address([.., local]), Address([.., remote])) = (*local, *remote);
-    let [ports, protocol] = last_words(local_port, remote_port, packet.protocol);
-    zerocopy::transmute!([endpoint, local, remote, ports, protocol])
+    of_ports4(endpoint, direction, packet, ports(direction, packet))
 }
 
 /// Key of an IPv6 packet's flow.
 #[inline(always)]
 pub const fn key6(endpoint: u32, direction: Direction, packet: &Packet) -> FlowKey6 {
-    let (local, remote, local_port, remote_port) = ends(direction, packet);
+    of_ports6(endpoint, direction, packet, ports(direction, packet))
+}
+
+/// [`key4`] of a packet that is no ICMP message.
+#[inline(always)]
+pub const fn key4_of_plain(endpoint: u32, direction: Direction, packet: &Packet) -> FlowKey4 {
+    of_ports4(
+        endpoint,
+        direction,
+        packet,
+        ports_of_plain(direction, packet),
+    )
+}
+
+/// [`key6`] of a packet that is no ICMP message.
+#[inline(always)]
+pub const fn key6_of_plain(endpoint: u32, direction: Direction, packet: &Packet) -> FlowKey6 {
+    of_ports6(
+        endpoint,
+        direction,
+        packet,
+        ports_of_plain(direction, packet),
+    )
+}
+
+// Keys are made of words because the compiler for BPF makes words of bytes one at a time, and fills
+// padding by calling a function.
+
+#[inline(always)]
+const fn of_ports4(
+    endpoint: u32,
+    direction: Direction,
+    packet: &Packet,
+    ports: (u16, u16),
+) -> FlowKey4 {
+    let (Address([.., local]), Address([.., remote])) = addresses(direction, packet);
+    let [ports, protocol] = last_words(ports, packet.protocol);
+    zerocopy::transmute!([endpoint, *local, *remote, ports, protocol])
+}
+
+#[inline(always)]
+const fn of_ports6(
+    endpoint: u32,
+    direction: Direction,
+    packet: &Packet,
+    ports: (u16, u16),
+) -> FlowKey6 {
+    let (local, remote) = addresses(direction, packet);
     let (Address([l0, l1, l2, l3]), Address([r0, r1, r2, r3])) = (*local, *remote);
-    let [ports, protocol] = last_words(local_port, remote_port, packet.protocol);
+    let [ports, protocol] = last_words(ports, packet.protocol);
     zerocopy::transmute!([endpoint, l0, l1, l2, l3, r0, r1, r2, r3, ports, protocol])
+}
+
+/// Local and remote port and the protocol as the words of a key's memory.
+#[inline(always)]
+const fn last_words((local, remote): (u16, u16), protocol: u8) -> [u32; 2] {
+    let ports = (local as u32) << 16 | remote as u32;
+    [ports.to_be(), (protocol as u32).to_le()]
 }
 
 /// Key of a fragmented datagram; `stage` is [`FragmentKey::direction`].
@@ -185,29 +238,32 @@ impl FlowState {
         now.wrapping_sub(self.last_seen) > self.timeout(config, protocol)
     }
 
-    /// The state after a packet of `direction`, if it differs enough to be worth a write: times are
-    /// kept to the second.
+    /// The state after `packet`, if it differs enough to be worth a write: times are kept to the
+    /// second, and that there was a reply only where the timeout depends on it.
     #[inline(always)]
     pub const fn seen(
         &self,
         direction: Direction,
-        closing: bool,
+        packet: &Packet,
         generation: u32,
         now: u32,
         hz: u32,
     ) -> Option<Self> {
-        let mut next = *self;
-        next.generation = generation;
-        if self.initiator() as u8 != direction as u8 {
-            next.flags |= FLOW_REPLIED;
+        let mut flags = self.flags;
+        if packet.protocol == UDP && self.initiator() as u8 != direction as u8 {
+            flags |= FLOW_REPLIED;
         }
-        if closing {
-            next.flags |= FLOW_CLOSING;
+        if packet.closing {
+            flags |= FLOW_CLOSING;
         }
         let stale = now.wrapping_sub(self.last_seen) >= hz;
-        if stale || next.flags != self.flags || next.generation != self.generation {
-            next.last_seen = now;
-            Some(next)
+        if stale || flags != self.flags || generation != self.generation {
+            Some(Self {
+                last_seen: now,
+                generation,
+                flags,
+                ..*self
+            })
         } else {
             None
         }
@@ -315,7 +371,7 @@ mod tests {
         let opened = FlowState::opened(Direction::Egress, Source::Address, 100, 1, 0);
         assert!(!opened.is_expired(&CONFIG, UDP, 130));
         assert!(opened.is_expired(&CONFIG, UDP, 131));
-        let replied = opened.seen(Direction::Ingress, false, 1, 110, 1);
+        let replied = opened.seen(Direction::Ingress, &packet(), 1, 110, 1);
         let replied = replied.expect("the reply changes the state");
         assert!(!replied.is_expired(&CONFIG, UDP, 230));
         assert!(replied.is_expired(&CONFIG, UDP, 231));
@@ -325,7 +381,12 @@ mod tests {
     fn a_closing_connection_is_forgotten_early() {
         let opened = FlowState::opened(Direction::Egress, Source::Address, 0, 1, 0);
         assert!(!opened.is_expired(&CONFIG, TCP, 1000));
-        let closing = opened.seen(Direction::Egress, true, 1, 0, 1);
+        let last = Packet {
+            protocol: TCP,
+            closing: true,
+            ..packet()
+        };
+        let closing = opened.seen(Direction::Egress, &last, 1, 0, 1);
         assert!(
             closing
                 .expect("the flag changes the state")
@@ -343,17 +404,34 @@ mod tests {
     #[test]
     fn a_busy_flow_is_written_once_a_second() {
         let opened = FlowState::opened(Direction::Egress, Source::Address, 100, 1, 0);
-        assert_eq!(opened.seen(Direction::Egress, false, 1, 100, 250), None);
-        assert_eq!(opened.seen(Direction::Egress, false, 1, 349, 250), None);
-        assert!(
-            opened
-                .seen(Direction::Egress, false, 1, 350, 250)
-                .is_some_and(|state| state.last_seen == 350)
-        );
-        assert!(
-            opened
-                .seen(Direction::Egress, false, 2, 101, 250)
-                .is_some_and(|state| state.generation == 2)
-        );
+        let seen = |generation, now| {
+            let packet = packet();
+            opened.seen(Direction::Egress, &packet, generation, now, 250)
+        };
+        assert_eq!(seen(1, 100), None);
+        assert_eq!(seen(1, 349), None);
+        assert!(seen(1, 350).is_some_and(|state| state.last_seen == 350));
+        assert!(seen(2, 101).is_some_and(|state| state.generation == 2));
+    }
+
+    #[test]
+    fn a_reply_is_worth_a_write_where_a_timeout_depends_on_it() {
+        let opened = FlowState::opened(Direction::Egress, Source::Address, 100, 1, 0);
+        let replied = |protocol| {
+            let reply = Packet {
+                protocol,
+                ..reply(&packet())
+            };
+            opened.seen(Direction::Ingress, &reply, 1, 100, 250)
+        };
+        assert!(replied(UDP).is_some_and(|state| state.flags & FLOW_REPLIED != 0));
+        assert_eq!(replied(TCP), None);
+        assert_eq!(opened.timeout(&CONFIG, TCP), {
+            let replied = FlowState {
+                flags: opened.flags | FLOW_REPLIED,
+                ..opened
+            };
+            replied.timeout(&CONFIG, TCP)
+        });
     }
 }

@@ -5,6 +5,8 @@
 //! IPv6 addresses by a two-choice hash), (row, class) → entry, entry → cell (a five-step search in a
 //! port set). Every step that finds nothing denies.
 
+use core::hint::black_box;
+
 use crate::{
     abi::{
         CLASS_NONE, Cell, Config, HostBucket, PORT_SET_DEPTH, PortSet, ROW_CHUNK, ROW_DENY,
@@ -29,6 +31,28 @@ pub trait Tables {
     fn port_set(&self, bank: u32, index: u32) -> Option<&PortSet>;
     /// The class of a Service's address and port.
     fn service(&self, key: &ServiceKey) -> Option<u32>;
+    /// [`prefix6`]. A hook, so that the kernel can put a function in between that the verifier checks
+    /// by itself.
+    fn prefix6(&self, bank: u32, address: &Address) -> TrieWord
+    where
+        Self: Sized,
+    {
+        prefix6(self, bank, address)
+    }
+    /// [`class_of_service`]. A hook as [`Self::prefix6`] is.
+    fn class_of_service(&self, bank: u32, address: &Address, protocol: u8, port: u16) -> Option<u16>
+    where
+        Self: Sized,
+    {
+        class_of_service(self, bank, address, protocol, port)
+    }
+    /// [`cell_of_set`], for a port set that another one leads to. A hook as [`Self::prefix6`] is.
+    fn nested_set(&self, bank: u32, index: u32, key: u32) -> Cell
+    where
+        Self: Sized,
+    {
+        cell_of_set(self, bank, index, key)
+    }
 }
 
 /// [`ROW_CHUNK`] as the type of an index.
@@ -99,12 +123,26 @@ pub fn cell_of_entry<T: Tables>(tables: &T, bank: &Bank, entry: RowEntry, key: u
                 .unwrap_or_default(),
         );
     }
-    let mut index = u32::from(entry.0);
-    for _ in 0..PORT_SET_DEPTH {
-        let Some(set) = tables.port_set(bank.number, index) else {
+    let Some(set) = tables.port_set(bank.number, u32::from(entry.0)) else {
+        return Cell(0);
+    };
+    let cell = Cell(set.cells[interval(set, key)]);
+    if cell.action() == Cell::DESCEND {
+        tables.nested_set(bank.number, cell.reason(), key)
+    } else {
+        cell
+    }
+}
+
+/// What a port set below the first says of a [`port_key`].
+#[inline(always)]
+pub fn cell_of_set<T: Tables>(tables: &T, bank: u32, index: u32, key: u32) -> Cell {
+    let mut index = index;
+    for _ in 1..PORT_SET_DEPTH {
+        let Some(set) = tables.port_set(bank, index) else {
             break;
         };
-        let cell = Cell(set.cells[interval(set, key)]);
+        let cell = Cell(set.cells[interval_steady(set, key)]);
         if cell.action() != Cell::DESCEND {
             return cell;
         }
@@ -128,8 +166,8 @@ pub fn cell_of_protocol<T: Tables>(
     let Some(set) = tables.port_set(bank.number, u32::from(entry.0)) else {
         return Cell(0);
     };
-    let first = interval(set, port_key(protocol, 0));
-    let last = interval(set, port_key(protocol, u16::MAX));
+    let first = interval_steady(set, port_key(protocol, 0));
+    let last = interval_steady(set, port_key(protocol, u16::MAX));
     let cell = Cell(set.cells[first]);
     if first == last && cell.action() != Cell::DESCEND {
         cell
@@ -139,18 +177,32 @@ pub fn cell_of_protocol<T: Tables>(
 }
 
 /// Number of boundaries of `set` that are not greater than `key`.
-///
-/// Arithmetic in place of branches: the verifier would follow every combination of branches.
 #[inline(always)]
 fn interval(set: &PortSet, key: u32) -> usize {
-    let key = u64::from(key);
+    search(set, |boundary| u32::from(boundary <= key))
+}
+
+/// As [`interval`], by arithmetic: where several searches follow each other, the verifier would
+/// follow every combination of their branches. A packet's way has one search, and branches that are
+/// foreseen are faster.
+#[inline(always)]
+fn interval_steady(set: &PortSet, key: u32) -> usize {
+    // A compiler that knew how small keys are would make branches of the arithmetic.
+    let key = black_box(key);
+    // The sign of the difference is 1 where the key lies below the boundary. Boundaries are below the
+    // highest bit, but for the unused ones, which have all bits.
+    search(set, |boundary| {
+        (key.wrapping_sub(boundary & (u32::MAX >> 1)) >> 31) ^ 1
+    })
+}
+
+/// Number of boundaries of `set` that are `reached` (1, else 0), which are the first ones.
+#[inline(always)]
+fn search(set: &PortSet, reached: impl Fn(u32) -> u32) -> usize {
     let mut count = 0;
     let mut step = 16;
     while step > 0 {
-        let boundary = u64::from(set.boundaries[(count + step - 1) & 31]);
-        // The sign of the difference: 0 where the key lies below the boundary.
-        let reached = !(key.wrapping_sub(boundary) >> 63) & 1;
-        count += step * reached as usize;
+        count += step * reached(set.boundaries[(count + step - 1) & 31]) as usize;
         step /= 2;
     }
     count & 31
@@ -211,7 +263,9 @@ pub fn cell<T: Tables>(tables: &T, bank: &Bank, question: &Question) -> Cell {
                     // Which backend is behind the address only the port could tell.
                     return DIFFERS;
                 };
-                class_of_service(tables, bank, question, port).unwrap_or(word.class())
+                tables
+                    .class_of_service(bank.number, &question.address, question.protocol, port)
+                    .unwrap_or(word.class())
             } else {
                 word.class()
             };
@@ -260,42 +314,60 @@ fn word_of6<T: Tables>(tables: &T, bank: &Bank, address: &Address) -> TrieWord {
     for bucket in host_buckets(key) {
         if let Some(bucket) = tables.host6(bank.number, bucket & bank.hosts6_mask) {
             for (host, word) in bucket.keys.iter().zip(&bucket.words) {
-                if *host == key {
+                if same(host, &key) {
                     return TrieWord(*word);
                 }
             }
         }
     }
+    tables.prefix6(bank.number, address)
+}
+
+/// Whether two addresses are the same.
+///
+/// In one comparison: the verifier would follow every combination of several.
+#[inline(always)]
+const fn same(left: &[u32; 4], right: &[u32; 4]) -> bool {
+    let difference =
+        (left[0] ^ right[0]) | (left[1] ^ right[1]) | (left[2] ^ right[2]) | (left[3] ^ right[3]);
+    difference == 0
+}
+
+/// The word of `TRIE6` that covers an address.
+#[inline(always)]
+pub fn prefix6<T: Tables>(tables: &T, bank: u32, address: &Address) -> TrieWord {
+    const NIBBLES: u32 = 32;
+    let Address([first, second, third, fourth]) = *address;
+    let half = |high, low| u64::from(u32::from_be(high)) << 32 | u64::from(u32::from_be(low));
+    let (mut high, mut low) = (half(first, second), half(third, fourth));
     let mut node = 0;
-    for part in key {
-        let part = u32::from_be(part);
-        let mut shift = 32;
-        while shift > 0 {
-            shift -= 4;
-            let word = tables.trie6(bank.number, node, part >> shift & 15);
-            let word = TrieWord(word.unwrap_or_default());
-            let Some(child) = word.as_child() else {
-                return word;
-            };
-            node = child;
-        }
+    for _ in 0..NIBBLES {
+        let nibble = (high >> 60) as u32;
+        let word = TrieWord(tables.trie6(bank, node, nibble).unwrap_or_default());
+        let Some(child) = word.as_child() else {
+            return word;
+        };
+        node = child;
+        high = high << 4 | low >> 60;
+        low <<= 4;
     }
     TrieWord(0)
 }
 
 /// The class of a Service's address and port.
 #[inline(always)]
-fn class_of_service<T: Tables>(
+pub fn class_of_service<T: Tables>(
     tables: &T,
-    bank: &Bank,
-    question: &Question,
+    bank: u32,
+    address: &Address,
+    protocol: u8,
     port: u16,
 ) -> Option<u16> {
     let key = ServiceKey {
-        address: question.address.octets(),
+        address: address.octets(),
         port: port.to_be_bytes(),
-        protocol: question.protocol,
-        bank: u8::from(bank.number != 0),
+        protocol,
+        bank: u8::from(bank != 0),
     };
     let class = tables.service(&key)?;
     Some(u16::try_from(class).unwrap_or(CLASS_NONE))

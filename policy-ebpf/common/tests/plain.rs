@@ -16,7 +16,7 @@ use policy_ebpf_common::{
     decide::{Court, Judgement, Outcome, Ruling, State},
     flow::{Direction, Source},
     lookup::{Bank, Tables},
-    parse::{ETHER_IPV4, ETHER_IPV6, Frame, Head, Packet, parse, parse_plain},
+    parse::{ETHER_IPV4, ETHER_IPV6, Frame, Head, Kind, Packet, parse, parse_plain},
 };
 use proptest::{
     collection::vec,
@@ -412,7 +412,15 @@ fn the_short_way_judges_and_remembers_as_the_long_one_does() {
             prop_assert_eq!(Ruling::unpack(ruling.pack()), ruling);
             let (judgement, count): (Judgement, _) = match ruling {
                 Ruling::Final(judgement) => (judgement, &finals),
-                Ruling::Open(cell) => (court.settle(direction, source, &packet, cell), &settled),
+                Ruling::Open(cell) => {
+                    let judgement = court.settle(direction, source, &packet, cell);
+                    if matches!(packet.kind, Kind::Opening) {
+                        let settled = world.notes.take();
+                        let opened = court.settle_opening(direction, source, &packet, cell);
+                        prop_assert_eq!((opened, &*world.notes.borrow()), (judgement, &settled));
+                    }
+                    (judgement, &settled)
+                }
             };
             prop_assert_eq!(judgement, expected);
             prop_assert_eq!(world.notes.take(), notes);
@@ -427,7 +435,10 @@ fn the_short_way_judges_and_remembers_as_the_long_one_does() {
         let seen = |counts: RefCell<BTreeMap<Outcome, u32>>| -> Vec<_> {
             counts.into_inner().into_keys().collect()
         };
-        assert_eq!(seen(finals), [Unenforced, Allowed, Deferred, Denied]);
+        assert_eq!(
+            seen(finals),
+            [Unenforced, Allowed, Deferred, Established, Denied]
+        );
         assert_eq!(
             seen(settled),
             [Unenforced, Allowed, Deferred, Reply, Established, Denied]

@@ -85,7 +85,8 @@ impl<W: Tables + State> Court<'_, W> {
     }
 
     /// Rules on a packet that [`crate::parse::parse_plain`] recognised, or leaves it to
-    /// [`Self::rule`]. Reads no state and writes none.
+    /// [`Self::rule`]. Reads the packet's flow where it may matter, and writes nothing: what a flow
+    /// has to be told is left to [`Self::settle`], or of an initial SYN to [`Self::settle_opening`].
     #[inline(always)]
     pub fn rule_plain(
         &self,
@@ -93,22 +94,36 @@ impl<W: Tables + State> Court<'_, W> {
         source: Source,
         packet: &Packet,
     ) -> Option<Ruling> {
+        // Traffic of a pod with itself is rare.
         if self.endpoint.flags & ENDPOINT_QUARANTINE != 0
+            || matches!(source, Source::Own)
             || (matches!(direction, Direction::Egress) && self.is_spoofed(packet))
         {
             return None;
         }
         let cell = self.consult(packet, &Inquiry::of_new_flow(direction, source, packet));
-        let open = if cell.action() == Cell::DENY {
-            // An initial SYN answers nothing. In audit mode it passes and is remembered.
-            !matches!(packet.kind, Kind::Opening) || cell.audit()
+        let denied = cell.action() == Cell::DENY;
+        let judgement = self.audited(judged(cell));
+        let opening = matches!(packet.kind, Kind::Opening);
+        // An initial SYN answers nothing. In audit mode it passes and is remembered.
+        let concerns_flow = if denied {
+            !opening || cell.audit()
         } else {
             self.remembers(direction, source, packet)
         };
-        Some(if open {
-            Ruling::Open(cell)
-        } else {
-            Ruling::Final(self.audited(judged(cell)))
+        if !concerns_flow {
+            return Some(Ruling::Final(judgement));
+        }
+        if opening {
+            return Some(Ruling::Open(cell));
+        }
+        Some(match self.unchanged(direction, packet) {
+            Some(_) if !denied => Ruling::Final(judgement),
+            Some(state) if state.initiator() as u8 != direction as u8 => Ruling::Final(Judgement {
+                outcome: Outcome::Established,
+                cell: Cell(state.cell),
+            }),
+            _ => Ruling::Open(cell),
         })
     }
 }
