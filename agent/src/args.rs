@@ -41,9 +41,9 @@ pub enum Command {
     Cleanup(CleanupArgs),
     /// List what is loaded in the kernel; no agent has to run.
     Dump(DumpArgs),
-    /// Say what the loaded tables do with a flow, and by which rule; no agent has to run.
+    /// Say what the programs do with a flow, and by which rule; no agent has to run.
     Explain(ExplainArgs),
-    /// As explain, with every lookup on the way.
+    /// As explain, with everything that the programs read on the way.
     Trace(ExplainArgs),
     /// Print the version.
     Version,
@@ -196,6 +196,9 @@ pub struct ExplainArgs {
     /// Protocol and destination port: `tcp/80`, `udp/53`, `sctp/80`, `icmp`.
     #[arg(long, short, value_name = "PORT", default_value = "icmp")]
     pub port: String,
+    /// Ask about a packet of an open flow, from this port, instead of one that opens a flow.
+    #[arg(long, value_name = "PORT")]
+    pub source_port: Option<u16>,
     /// From where.
     #[command(flatten)]
     pub place: PlaceArgs,

@@ -12,5 +12,5 @@ mod peers;
 pub use answer::answer;
 pub use dump::dump;
 pub use listing::Listing;
-pub use lookup::{Question, Step, Verdicts, explain, halves};
+pub use lookup::{Question, Step, Verdict, explain, halves};
 pub use peers::peers;

@@ -10,7 +10,8 @@ use aya::{
 };
 use policy_ebpf_common::{
     abi::{Config, FlowKey4, FlowKey6, FlowState},
-    flow::FRAGMENT_SECONDS,
+    flow::{Direction, FRAGMENT_SECONDS, key4, key6},
+    parse::Packet,
 };
 
 use super::{
@@ -110,6 +111,30 @@ pub(super) fn flows(pins: &Pins, config: &Config) -> Result<Vec<TrackedFlow>, Da
         });
     }
     Ok(flows)
+}
+
+/// The flow of a packet at the endpoint with this id.
+pub(super) fn flow(
+    pins: &Pins,
+    id: u32,
+    direction: Direction,
+    packet: &Packet,
+) -> Result<Option<FlowState>, DatapathError> {
+    const NO_FLAGS: u64 = 0;
+    let (name, found) = if packet.ipv6 {
+        let flows: HashMap<_, Abi<FlowKey6>, Abi<FlowState>> = pins.lru_hash("CT6")?;
+        let key = Abi(key6(id, direction, packet));
+        ("CT6", flows.get(&key, NO_FLAGS))
+    } else {
+        let flows: HashMap<_, Abi<FlowKey4>, Abi<FlowState>> = pins.lru_hash("CT4")?;
+        let key = Abi(key4(id, direction, packet));
+        ("CT4", flows.get(&key, NO_FLAGS))
+    };
+    match found {
+        Ok(Abi(state)) => Ok(Some(state)),
+        Err(error) if is_missing(&error) => Ok(None),
+        Err(error) => Err(DatapathError::map(name)(error)),
+    }
 }
 
 /// What a sweep found.

@@ -5,10 +5,13 @@ use std::{collections::BTreeMap, ops::Range, path::Path};
 
 use policy_compiler::lower::Capacity;
 use policy_ebpf_common::{
-    abi::{Config, Counter, Endpoint, HostBucket, PortSet, RowChunk, ServiceKey, TrieNode},
+    abi::{
+        Config, Counter, Endpoint, FlowState, HostBucket, PortSet, RowChunk, ServiceKey, TrieNode,
+    },
     decide::Outcome,
     flow::Direction,
     lookup::{Bank, Tables},
+    parse::Packet,
 };
 use zerocopy::FromZeros as _;
 
@@ -108,6 +111,21 @@ impl Pinned {
     /// Tracked flows.
     pub fn flows(&self) -> Result<Vec<TrackedFlow>, DatapathError> {
         conntrack::flows(&self.pins, &self.config())
+    }
+
+    /// What is remembered of a packet's flow at the endpoint with this id.
+    pub fn flow(
+        &self,
+        id: u32,
+        direction: Direction,
+        packet: &Packet,
+    ) -> Result<Option<FlowState>, DatapathError> {
+        conntrack::flow(&self.pins, id, direction, packet)
+    }
+
+    /// The clock that flows are stamped with: low 32 bits of jiffies.
+    pub fn now(&self) -> Result<u32, DatapathError> {
+        conntrack::Clock::open(&self.pins)?.now()
     }
 
     /// Hooks and interfaces with a pinned TCX link.

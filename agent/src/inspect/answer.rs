@@ -7,7 +7,9 @@ use anyhow::{Context as _, Result, bail};
 use policy_compiler::model::PodKey;
 use policy_ebpf_common::{
     abi::{Cell, Endpoint},
-    flow::Direction,
+    decide::{Judgement, Outcome},
+    flow::{Direction, Source},
+    parse::{Address, ICMP, ICMPV6, Kind, Packet, SCTP, TCP, UDP},
 };
 
 use super::{Question, explain};
@@ -29,15 +31,17 @@ enum End {
 pub fn answer(args: &ExplainArgs, steps: bool) -> Result<String> {
     let names = Names::read(&args.place.state_dir)?;
     let tables = Pinned::open(&args.place.bpffs)?;
-    let bank = tables.bank();
     let endpoints = tables.endpoints();
     let source = end(&args.source, &names)?;
     let destination = end(&args.destination, &names)?;
-    let (protocol, port) = transport(&args.port)?;
+    let flow = Flow::new(&args.port, args.source_port)?;
 
     let endpoint_of = |pod: &PodKey| {
         let mut interfaces = names.interfaces_of(pod);
-        interfaces.find_map(|ifindex| endpoints.values().find(|e| e.ifindex == ifindex))
+        interfaces
+            .find_map(|ifindex| endpoints.iter().find(|(_, e)| e.ifindex == ifindex))
+            .map(|(slot, endpoint)| (*slot, endpoint))
+            .with_context(|| format!("pod `{pod}` is not enforced here"))
     };
     let mut out = String::new();
     for (direction, me, peer) in [
@@ -45,39 +49,44 @@ pub fn answer(args: &ExplainArgs, steps: bool) -> Result<String> {
         (Direction::Ingress, &destination, &source),
     ] {
         let End::Pod(pod) = me else { continue };
-        let endpoint =
-            endpoint_of(pod).with_context(|| format!("pod `{pod}` is not enforced here"))?;
-        let peers = match peer {
-            End::Host => vec![None],
-            End::Address(address) => vec![Some(*address)],
-            End::Pod(peer) => {
-                let peer = endpoint_of(peer)
-                    .with_context(|| format!("pod `{peer}` is not enforced here"))?;
-                addresses(peer).into_iter().map(Some).collect()
+        let (slot, endpoint) = endpoint_of(pod)?;
+        let (known, peers) = match peer {
+            End::Host => (Source::Host, vec![None]),
+            End::Address(address) => (Source::Address, vec![Some(*address)]),
+            End::Pod(other) => {
+                let (other_slot, other_endpoint) = endpoint_of(other)?;
+                let known = match direction {
+                    _ if other == pod => Source::Own,
+                    // The mark that the other pod's program leaves on its packets.
+                    Direction::Ingress => Source::Slot(other_slot),
+                    Direction::Egress => Source::Address,
+                };
+                let peers = addresses(other_endpoint);
+                (known, peers.into_iter().map(Some).collect())
             }
         };
         for peer in peers {
             let question = Question {
+                slot,
                 direction,
-                peer,
-                protocol,
-                port,
+                source: known,
+                packet: flow.packet(direction, endpoint, peer),
             };
-            let verdicts = explain(&tables, &bank, endpoint, &question);
+            let verdict = explain(&tables, &question)?.context("the pod is leaving")?;
             let side = match direction {
                 Direction::Egress => "egress",
                 Direction::Ingress => "ingress",
             };
             let peer = peer.map_or_else(|| "host".to_owned(), |peer| peer.to_string());
-            let because = because(verdicts.quarantined, verdicts.cell, &names);
-            let verdict = verdicts.verdict();
+            let because = because(verdict.judgement, &names);
+            let word = verdict.word();
             writeln!(
                 out,
-                "{side:8} {pod}  peer {peer}  {}  {verdict}  {because}",
+                "{side:8} {pod}  peer {peer}  {}  {word}  {because}",
                 args.port
             )?;
             if steps {
-                for step in &verdicts.steps {
+                for step in &verdict.steps {
                     writeln!(out, "    {step}")?;
                 }
             }
@@ -89,13 +98,19 @@ pub fn answer(args: &ExplainArgs, steps: bool) -> Result<String> {
     Ok(out)
 }
 
-fn because(quarantined: bool, cell: Option<Cell>, names: &Names) -> String {
-    if quarantined {
-        return "quarantined: nothing is known of the pod".to_owned();
+fn because(judgement: Judgement, names: &Names) -> String {
+    let Judgement { outcome, cell } = judgement;
+    match outcome {
+        Outcome::Unenforced => "no policy concerns the pod in this direction".to_owned(),
+        Outcome::Quarantined => "quarantined: nothing is known of the pod".to_owned(),
+        Outcome::Spoofed => "the source address is not the pod's".to_owned(),
+        Outcome::Established => format!("part of a flow admitted by {}", rule(cell, names)),
+        Outcome::Reply => format!("replies to what is admitted by {}", rule(cell, names)),
+        _ => rule(cell, names),
     }
-    let Some(cell) = cell else {
-        return "no policy concerns the pod in this direction".to_owned();
-    };
+}
+
+fn rule(cell: Cell, names: &Names) -> String {
     match names.decisions.get(&cell.reason()) {
         Some(decision) => {
             let at = reason::location(decision).map(|at| format!("  {at}"));
@@ -108,6 +123,70 @@ fn because(quarantined: bool, cell: Option<Cell>, names: &Names) -> String {
         }
         None if cell.reason() == 0 => "no reason recorded".to_owned(),
         None => format!("reason {}", cell.reason()),
+    }
+}
+
+/// A flow, whoever its ends are.
+#[derive(Clone, Copy, Debug)]
+struct Flow {
+    /// IP protocol number; of the two of ICMP, that of IPv4.
+    protocol: u8,
+    port: u16,
+    /// The packet is one of an open flow, from this port; else it opens one.
+    source_port: Option<u16>,
+}
+
+impl Flow {
+    /// Reads `tcp/80`.
+    fn new(text: &str, source_port: Option<u16>) -> Result<Self> {
+        let (protocol, port) = transport(text)?;
+        Ok(Self {
+            protocol,
+            port,
+            source_port,
+        })
+    }
+
+    /// A packet of the flow at the interface of `pod`. Where the node is the other end, its address does
+    /// not matter.
+    fn packet(self, direction: Direction, pod: &Endpoint, peer: Option<IpAddr>) -> Packet {
+        let ipv6 = match peer {
+            Some(peer) => peer.is_ipv6(),
+            None => pod.ipv4 == [0; 4],
+        };
+        let own = if ipv6 {
+            Address::v6(pod.ipv6)
+        } else {
+            Address::v4(pod.ipv4)
+        };
+        let peer = match peer {
+            Some(IpAddr::V4(peer)) => Address::v4(peer.octets()),
+            Some(IpAddr::V6(peer)) => Address::v6(peer.octets()),
+            None => Address::default(),
+        };
+        let (source, destination) = match direction {
+            Direction::Ingress => (peer, own),
+            Direction::Egress => (own, peer),
+        };
+        Packet {
+            source,
+            destination,
+            source_port: self.source_port.unwrap_or_default(),
+            destination_port: self.port,
+            protocol: if self.protocol == ICMP && ipv6 {
+                ICMPV6
+            } else {
+                self.protocol
+            },
+            kind: match self.protocol {
+                TCP if self.source_port.is_none() => Kind::Opening,
+                TCP => Kind::Stream,
+                ICMP => Kind::EchoRequest,
+                _ => Kind::Datagram,
+            },
+            ipv6,
+            ..Packet::default()
+        }
     }
 }
 
@@ -144,13 +223,13 @@ fn end(text: &str, names: &Names) -> Result<End> {
 fn transport(text: &str) -> Result<(u8, u16)> {
     let text = text.to_ascii_lowercase();
     if text == "icmp" {
-        return Ok((1, 0));
+        return Ok((ICMP, 0));
     }
     let (protocol, port) = text.split_once('/').unwrap_or(("tcp", &text));
     let protocol = match protocol {
-        "tcp" => 6,
-        "udp" => 17,
-        "sctp" => 132,
+        "tcp" => TCP,
+        "udp" => UDP,
+        "sctp" => SCTP,
         _ => bail!("`{protocol}` is neither tcp, udp, sctp nor icmp"),
     };
     let port = port

@@ -9,7 +9,7 @@ use std::{
 };
 
 use agent::{
-    args::{Dump, DumpArgs, ExplainArgs, Output},
+    args::{Dump, DumpArgs, Output},
     datapath::{self, Pinned},
     demo::probe::{Measured, PATIENCE, measure},
     folder::Status,
@@ -158,6 +158,54 @@ fn s10_s15_agents_come_and_go() {
 }
 
 #[test]
+fn trace_knows_open_connections() {
+    let mut world = World::with(Plan {
+        policies: policy(
+            "web",
+            "{podSelector: {matchLabels: {app: a}}, policyTypes: [Ingress, Egress], ingress: [{from: [{podSelector: {}}], ports: [{port: 80}]}]}",
+        ),
+        ..Plan::default()
+    });
+    world.allows("x/b", "x/a", &[Tcp(80)]);
+    world.denies("x/a", "x/b", &[Tcp(80)]);
+    world.stop();
+    let tables = Pinned::open(&world.place("n1").bpffs).unwrap();
+    let flows = tables.flows().unwrap();
+    // One of each family, at the server's end.
+    for (server, client) in addresses(10).into_iter().zip(addresses(11)) {
+        let flow = flows
+            .iter()
+            .find(|flow| flow.local == server && flow.remote == client && flow.local_port == 80)
+            .unwrap();
+        let client = client.to_string();
+        let trace = |port: u16, from_port| {
+            let port = format!("tcp/{port}");
+            world.trace("n1", ["x/a", &client], &port, from_port, true)
+        };
+        let reply = trace(flow.remote_port, Some(80));
+        for said in [
+            "  allow  part of a flow admitted by NetworkPolicy x/web ingress[0]",
+            "a flow that the other end opened",
+        ] {
+            assert!(reply.contains(said), "{said}:\n{reply}");
+        }
+        // A packet of the pod's own accord is none of that flow, nor one from another port.
+        for (answer, said) in [
+            (trace(flow.remote_port, None), "  deny  isolated by"),
+            (trace(flow.remote_port, Some(81)), "  deny  isolated by"),
+            (trace(flow.remote_port, Some(81)), "no flow"),
+        ] {
+            assert!(answer.contains(said), "{said}:\n{answer}");
+        }
+        // Nobody saw this one opened; the server may be answering.
+        let late = trace(flow.remote_port ^ 1, Some(80));
+        let said = "  allow  replies to what is admitted by NetworkPolicy x/web ingress[0]";
+        assert!(late.contains(said), "{late}");
+    }
+    assert_eq!(flows.len(), tables.flows().unwrap().len(), "it only looks");
+}
+
+#[test]
 fn commands_agree_with_the_wire() {
     let mut world = World::with(Plan {
         policies: policy(
@@ -169,13 +217,7 @@ fn commands_agree_with_the_wire() {
     world.allows("x/b", "x/a", &[Tcp(80)]);
     world.denies("x/b", "x/a", &[Tcp(81)]);
     let explain = |world: &World, source: &str, destination: &str, port: &str, steps| {
-        let args = ExplainArgs {
-            source: source.to_owned(),
-            destination: destination.to_owned(),
-            port: port.to_owned(),
-            place: world.place("n1"),
-        };
-        inspect::answer(&args, steps).unwrap()
+        world.trace("n1", [source, destination], port, None, steps)
     };
     // The commands need no agent.
     world.stop();

@@ -371,6 +371,9 @@ metadata: {{name: z, labels: {{netpol.dev/mode: {mode}}}}}
             assert_eq!(measured, Measured::Allow, "{probe:?}");
         }
     }
+    let explained = world.trace("n1", ["10.9.9.9", "z/f"], "tcp/80", None, false);
+    let said = "  would drop  isolated by NetworkPolicy z/closed";
+    assert!(explained.contains(said), "{explained}");
     // Nobody else is spared.
     world.denies("y/b", "x/a", &EVERYTHING);
     world.denies("x/a", "outside", &EVERYTHING);

@@ -219,6 +219,26 @@ impl World {
         }
     }
 
+    /// What the commands say, without an agent, of a flow between two `ends`; of its first packet unless
+    /// `from_port` is given. With `steps` it is what `trace` prints.
+    pub(crate) fn trace(
+        &self,
+        node: &str,
+        [source, destination]: [&str; 2],
+        port: &str,
+        from_port: Option<u16>,
+        steps: bool,
+    ) -> String {
+        let args = ExplainArgs {
+            source: source.to_owned(),
+            destination: destination.to_owned(),
+            port: port.to_owned(),
+            source_port: from_port,
+            place: self.place(node),
+        };
+        inspect::answer(&args, steps).unwrap()
+    }
+
     /// Makes an interface on node n1 that leads into the namespace file `file`, which is made if it is
     /// not there, with these addresses. Returns the index of the node's end.
     pub(crate) fn plug(&self, file: &str, name: &str, addresses: &[IpAddr]) -> u32 {
@@ -557,13 +577,7 @@ impl World {
                 !self.plan.datapath.audit && loaded.is_some_and(|b| b.join("netpol").exists())
             })
             .map(|(node, source, destination)| {
-                let args = ExplainArgs {
-                    source,
-                    destination,
-                    port: port.clone(),
-                    place: self.place(&node),
-                };
-                inspect::answer(&args, false).unwrap()
+                self.trace(&node, [&source, &destination], &port, None, false)
             })
             .collect()
     }
