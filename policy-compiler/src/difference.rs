@@ -6,10 +6,11 @@
 //! Where a verdict depends on a missing fact, every completion of that fact is compared. So an empty
 //! [`Difference`] proves that the two sets of policies are equivalent.
 
+mod grouped;
 mod variants;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     net::IpAddr,
     sync::Arc,
@@ -19,14 +20,15 @@ use ipnet::IpNet;
 
 use crate::{
     model::{Family, PortRange, Protocol, family_of},
-    partial::{Evaluator, Party},
+    partial::{Alike, Evaluator, Party},
     portmap::PortSet,
     ranges::{self, Range},
     symbolic::Symbols,
     verdict::{Decision, Endpoint},
 };
 
-use variants::{Comparer, Comparison};
+use grouped::{Grouped, Merged, What};
+use variants::Comparer;
 
 /// Which way traffic changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,6 +39,8 @@ pub enum Kind {
     Lost,
     /// Missing facts decide before or after.
     Unclear,
+    /// Missing facts decide before and after.
+    Undecided,
 }
 
 /// One end of a change.
@@ -81,11 +85,14 @@ pub struct Witness {
     pub port: u16,
     /// What has to hold besides.
     pub conditions: Vec<Condition>,
-    /// What decided before: egress, ingress; `None` if that is unknown.
-    pub before: [Option<Decision>; 2],
+    /// What decided before: egress, ingress.
+    pub before: [Said; 2],
     /// What decides after.
-    pub after: [Option<Decision>; 2],
+    pub after: [Said; 2],
 }
+
+/// What decided one direction, or else the facts that are missing, in words.
+pub type Said = Result<Decision, Vec<String>>;
 
 /// What has to hold for a witness besides the two snapshots.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -137,7 +144,7 @@ impl fmt::Display for Condition {
 /// What differs between two snapshots, and what was compared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Difference {
-    /// Gained first, then lost, then unclear; each sorted by its ends.
+    /// In the order of [`Kind`], each sorted by its ends.
     pub changes: Vec<Change>,
     /// How many pods and nodes were compared.
     pub endpoints: usize,
@@ -165,8 +172,79 @@ pub fn between(before: &Evaluator<'_>, after: &Evaluator<'_>, symbols: &Symbols)
         symbols: new,
         ranges: outside.len(),
     };
-    let families = families(&snapshots);
-    for family in &families {
+    let mut names: BTreeMap<Vec<End>, usize> = BTreeMap::new();
+    let mut grouped = Grouped::default();
+    let families: Vec<OneFamily<'_, '_>> = families(&snapshots)
+        .into_iter()
+        .map(|family| {
+            OneFamily::of(
+                [before, after],
+                symbols,
+                family,
+                &ends,
+                &outside,
+                &mut names,
+            )
+        })
+        .collect();
+    for (number, family) in families.iter().enumerate() {
+        family.compare(number, &mut grouped);
+    }
+    let names: BTreeMap<usize, Vec<End>> = names.into_iter().map(|(a, b)| (b, a)).collect();
+    let name = |groups: &[usize]| -> Vec<End> {
+        let mut ends: Vec<End> = groups.iter().flat_map(|it| &names[it]).cloned().collect();
+        ends.sort();
+        ends
+    };
+    let changes = grouped.finish(families.len()).into_iter().filter_map(|it| {
+        let seen = families.get(it.family.unwrap_or_default())?;
+        let witness = seen.witness(&it)?;
+        Some(Change {
+            kind: it.what.kind,
+            sources: name(&it.sources),
+            destinations: name(&it.destinations),
+            ports: it.what.ports,
+            family: it.family.and(seen.comparer.family),
+            through_service: it.what.through_service,
+            witness,
+        })
+    });
+    difference.changes = changes.collect();
+    difference.changes.sort_by(|a, b| a.rank().cmp(&b.rank()));
+    difference
+}
+
+impl Change {
+    /// What comes first.
+    fn rank(&self) -> impl Ord + '_ {
+        let ends = (&self.sources, &self.destinations);
+        (
+            self.kind,
+            ends,
+            self.through_service,
+            &self.ports,
+            self.family,
+        )
+    }
+}
+
+/// Every two groups as one family sees them.
+struct OneFamily<'a, 's> {
+    comparer: Comparer<'a, 's>,
+    groups: Vec<Group>,
+    /// The number of each group, equal for groups of the same members in every family.
+    numbers: Vec<usize>,
+}
+
+impl<'a, 's> OneFamily<'a, 's> {
+    fn of(
+        [before, after]: [&'a Evaluator<'s>; 2],
+        symbols: &'a Symbols,
+        family: Option<Family>,
+        ends: &BTreeSet<Endpoint>,
+        outside: &[Range],
+        names: &mut BTreeMap<Vec<End>, usize>,
+    ) -> Self {
         let mut ends: Vec<Endpoint> = ends.iter().cloned().collect();
         let of_family =
             |range: &&Range| family.is_none_or(|family| family == family_of(range.example));
@@ -176,7 +254,7 @@ pub fn between(before: &Evaluator<'_>, after: &Evaluator<'_>, symbols: &Symbols)
             before,
             after,
             symbols,
-            family: *family,
+            family,
             addresses: ranges.iter().map(|range| range.example).collect(),
         };
         let groups = comparer.groups(&ends);
@@ -184,37 +262,76 @@ pub fn between(before: &Evaluator<'_>, after: &Evaluator<'_>, symbols: &Symbols)
             .iter()
             .map(|range| (Endpoint::Address(range.example), &range.networks))
             .collect();
-        let name = |group: &Group| -> Vec<End> {
+        let name = |group: &Group| {
             let end = |member: &Endpoint| match networks.get(member) {
                 Some(networks) => End::Range((*networks).clone()),
                 None => End::Endpoint(member.clone()),
             };
-            group.members.iter().map(end).collect()
+            let next = names.len();
+            *names
+                .entry(group.members.iter().map(end).collect())
+                .or_insert(next)
         };
-        for source in &groups {
-            for destination in &groups {
-                for comparison in comparer.compare(source, destination) {
-                    let Comparison {
-                        kind,
-                        ports,
-                        through_service,
-                        witness,
-                    } = comparison;
-                    difference.changes.push(Change {
-                        kind,
-                        sources: name(source),
-                        destinations: name(destination),
-                        ports,
-                        family: *family,
-                        through_service,
-                        witness,
-                    });
+        Self {
+            numbers: groups.iter().map(name).collect(),
+            comparer,
+            groups,
+        }
+    }
+
+    fn compare(&self, family: usize, grouped: &mut Grouped) {
+        let [before, after] = [0, 1].map(|side| {
+            let parties: Vec<&Party> = self.groups.iter().map(|it| &it.party[side]).collect();
+            self.comparer.sides()[side].grid(&parties)
+        });
+        let mut known: HashMap<Seen, Vec<What>> = HashMap::new();
+        let numbered = || self.groups.iter().zip(&self.numbers).enumerate();
+        for (to, (destination, to_number)) in numbered() {
+            for (from, (source, from_number)) in numbered() {
+                let compare = || {
+                    let found = self.comparer.compare(source, destination);
+                    found.iter().map(What::of).collect::<Vec<What>>()
+                };
+                let inside;
+                let found = if from == to {
+                    inside = compare();
+                    &inside
+                } else {
+                    let seen = Seen {
+                        alike: [before.alike(from, to), after.alike(from, to)],
+                        open: [source, destination].map(|group| self.comparer.is_open(group)),
+                    };
+                    &*known.entry(seen).or_insert_with(compare)
+                };
+                for what in found {
+                    grouped.add(what.clone(), *from_number, *to_number, family);
                 }
             }
         }
     }
-    difference.changes = merged(difference.changes, families.len());
-    difference
+
+    /// A flow from the first source to the first destination that shows a change.
+    fn witness(&self, merged: &Merged) -> Option<Witness> {
+        let group = |numbers: &[usize]| {
+            let number = numbers.first()?;
+            let index = self.numbers.iter().position(|it| it == number)?;
+            self.groups.get(index)
+        };
+        let (source, destination) = (group(&merged.sources)?, group(&merged.destinations)?);
+        let comparisons = self.comparer.compare(source, destination);
+        let mut found = comparisons.into_iter();
+        found
+            .find(|it| What::of(it) == merged.what)
+            .map(|it| it.witness)
+    }
+}
+
+/// All that plays a part for a pair of groups; what differs for one differs for all that look the same.
+#[derive(PartialEq, Eq, Hash)]
+struct Seen {
+    alike: [Alike; 2],
+    /// Which of the two stand for pods that do not exist yet.
+    open: [bool; 2],
 }
 
 /// Ends that neither snapshot's policies tell apart.
@@ -252,43 +369,6 @@ fn families(snapshots: &[&crate::Snapshot]) -> Vec<Option<Family>> {
     } else {
         known.into_iter().map(Some).collect()
     }
-}
-
-/// What changes of two families have in common if they are one.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Alike {
-    kind: Kind,
-    sources: Vec<End>,
-    destinations: Vec<End>,
-    through_service: bool,
-    ports: PortSet,
-}
-
-/// Changes that every family shows alike become one.
-fn merged(changes: Vec<Change>, families: usize) -> Vec<Change> {
-    let mut by_ends: BTreeMap<Alike, Vec<Change>> = BTreeMap::new();
-    for change in changes {
-        let key = Alike {
-            kind: change.kind,
-            sources: change.sources.clone(),
-            destinations: change.destinations.clone(),
-            through_service: change.through_service,
-            ports: change.ports.clone(),
-        };
-        by_ends.entry(key).or_default().push(change);
-    }
-    by_ends
-        .into_values()
-        .flat_map(|mut same| {
-            if same.len() == families {
-                same.truncate(1);
-                for change in &mut same {
-                    change.family = None;
-                }
-            }
-            same
-        })
-        .collect()
 }
 
 /// The port of a set that somebody would most likely try: one that the destination declares.

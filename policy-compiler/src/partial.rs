@@ -8,6 +8,7 @@
 
 mod classes;
 mod decide;
+mod grid;
 mod index;
 mod party;
 
@@ -22,6 +23,8 @@ use crate::{
 };
 
 pub use classes::Class;
+pub(crate) use grid::Alike;
+pub use grid::{Grid, Verdicts};
 pub use index::{Evaluator, PolicyId, RuleId};
 pub use party::{Leaning, Party};
 
@@ -211,13 +214,9 @@ pub struct Connection {
 
 impl Connection {
     /// The verdict of every protocol and port, where it is definite.
-    pub fn verdicts(&self) -> PortMap<Option<Verdict>> {
+    pub fn verdicts(&self) -> Verdicts {
         self.egress.zip(&self.ingress, |egress, ingress| {
-            match (egress.verdict(), ingress.verdict()) {
-                (Some(Verdict::Deny), _) | (_, Some(Verdict::Deny)) => Some(Verdict::Deny),
-                (Some(Verdict::Allow), Some(Verdict::Allow)) => Some(Verdict::Allow),
-                (None, _) | (_, None) => None,
-            }
+            grid::both(egress.verdict(), ingress.verdict())
         })
     }
 

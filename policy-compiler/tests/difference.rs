@@ -258,7 +258,7 @@ fn witnesses_are_real() {
             }
             for change in &difference.changes {
                 let witness = &change.witness;
-                if change.kind == Kind::Unclear {
+                if matches!(change.kind, Kind::Unclear | Kind::Undecided) {
                     continue;
                 }
                 let flow = |snapshot: &Snapshot| built(snapshot, &symbols, change);
@@ -269,7 +269,7 @@ fn witnesses_are_real() {
                 let is = reference::evaluate(&after, &flow).verdict;
                 let expected = match change.kind {
                     Kind::Gained => (Verdict::Deny, Verdict::Allow),
-                    Kind::Lost | Kind::Unclear => (Verdict::Allow, Verdict::Deny),
+                    Kind::Lost | Kind::Unclear | Kind::Undecided => (Verdict::Allow, Verdict::Deny),
                 };
                 prop_assert_eq!(
                     (was, is),

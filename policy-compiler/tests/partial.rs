@@ -6,8 +6,8 @@ mod facts;
 use facts::complete;
 use policy_compiler::{
     Flow, Snapshot, Verdict,
-    model::{Direction, Labels, Node, Pod, PodKey},
-    partial::{Assumptions, Doubt, Evaluator, Extent, Outcome},
+    model::{Direction, Family, Labels, Node, Pod, PodKey},
+    partial::{Assumptions, Doubt, Evaluator, Extent, Outcome, Party},
     reference,
     strategies::{self, Settings},
     verdict::Endpoint,
@@ -181,6 +181,41 @@ proptest! {
                         evaluator.connection(&peer.party, &class.party, false).verdicts()
                     );
                 }
+            }
+        }
+    }
+
+    /// The grid is another way to ask the same questions.
+    #[test]
+    fn a_grid_says_what_single_connections_do(
+        snapshot in strategies::snapshot(Settings { pods: 8, ..Settings::default() }),
+        what in vec(0u8..8, 5),
+        family in prop::option::of(prop::sample::select(vec![Family::V4, Family::V6])),
+    ) {
+        let known = forget(&complete(snapshot), &what);
+        let evaluator = Evaluator::new(&known, Assumptions::default(), Vec::new());
+        let live = known.pods.values().filter(|pod| !pod.phase.is_finished());
+        let ends = live.map(|pod| Endpoint::Pod(pod.key.clone()));
+        let ends = ends.chain(known.nodes.keys().cloned().map(Endpoint::Node));
+        let outside = ["203.0.113.9", "10.0.0.200", "2001:db8::9"].map(|address| {
+            Endpoint::Address(address.parse().expect("an address"))
+        });
+        let parties: Vec<_> = ends.chain(outside).map(|end| evaluator.party(&end, family)).collect();
+        let grid = evaluator.grid(&parties.iter().collect::<Vec<_>>());
+        for (from, source) in parties.iter().enumerate() {
+            for (to, destination) in parties.iter().enumerate() {
+                let pod = |party: &Party| party.pod().map(|pod| pod.key.clone());
+                let destination = if pod(source).is_some() && pod(source) == pod(destination) {
+                    &destination.sibling()
+                } else {
+                    destination
+                };
+                let single = evaluator.connection(source, destination, false);
+                prop_assert_eq!(
+                    grid.through(grid.pair(from, to)),
+                    (single.allowed(), single.unknown()),
+                    "{} to {}", source, destination
+                );
             }
         }
     }

@@ -20,6 +20,8 @@ pub fn run(io: &Io<'_>, args: &GenerateArgs) -> anyhow::Result<ExitStatus> {
     let mut address = 0u32;
     for workload in 0..args.workloads {
         let (namespace, tier) = (workload % namespaces, random.below(4));
+        // Replicas are made from one template: they declare the same ports.
+        let port = 8000 + random.below(4);
         for replica in 0..args.replicas {
             address += 1;
             let [_, b, c, d] = address.to_be_bytes();
@@ -27,9 +29,8 @@ pub fn run(io: &Io<'_>, args: &GenerateArgs) -> anyhow::Result<ExitStatus> {
                 text,
                 "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: w{workload}-{replica}, namespace: ns-{namespace}, \
                  labels: {{app: w{workload}, tier: x{tier}}}}}\nspec:\n  nodeName: n{}\n  containers:\n  - name: c\n    \
-                 ports: [{{name: http, containerPort: {}}}]\nstatus:\n  phase: Running\n  podIPs: [{{ip: \"10.{b}.{c}.{d}\"}}]\n",
+                 ports: [{{name: http, containerPort: {port}}}]\nstatus:\n  phase: Running\n  podIPs: [{{ip: \"10.{b}.{c}.{d}\"}}]\n",
                 address % 50,
-                8000 + random.below(4),
             )?;
         }
     }

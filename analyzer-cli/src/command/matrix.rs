@@ -3,6 +3,9 @@
 
 mod classes;
 mod output;
+mod pairs;
+
+use std::collections::BTreeSet;
 
 use policy_compiler::{
     model::Direction,
@@ -18,7 +21,7 @@ use crate::{
     flow::{PortQuery, is_nothing},
 };
 
-pub use classes::{Matrix, workload_of};
+pub use classes::{Matrix, alike, workload_of};
 
 /// Runs `matrix`.
 pub fn run(io: &Io<'_>, args: &MatrixArgs) -> anyhow::Result<ExitStatus> {
@@ -52,9 +55,11 @@ pub fn run(io: &Io<'_>, args: &MatrixArgs) -> anyhow::Result<ExitStatus> {
     } else {
         output::grouped(io, &world, &matrix, format)?;
     }
-    let known = matrix
-        .cells()
-        .all(|(_, _, cell)| is_nothing(&matrix.set(cell.unknown)));
+    let kinds: BTreeSet<usize> = matrix.numbered().map(|(_, _, kind)| kind).collect();
+    let known = kinds
+        .iter()
+        .filter_map(|kind| matrix.kinds().get(*kind))
+        .all(|cell| is_nothing(&matrix.set(cell.unknown)));
     let known = if known {
         ExitStatus::Success
     } else {

@@ -115,7 +115,10 @@ impl Proof {
 
     fn word(&self) -> &'static str {
         let changes = &self.difference.changes;
-        if changes.iter().any(|change| change.kind != Kind::Unclear) {
+        if changes
+            .iter()
+            .any(|change| matches!(change.kind, Kind::Gained | Kind::Lost))
+        {
             "different"
         } else if changes.is_empty() && self.too_many.is_none() {
             "equal"
@@ -157,7 +160,8 @@ impl Proof {
         }];
         lines.extend(self.too_many.map(|error| error.to_string()));
         for change in changes.iter().take(MOST_CHANGES) {
-            lines.extend(text(change, &self.symbols).lines().map(str::to_owned));
+            let text = text(change, &self.symbols, |names| names.join(", "));
+            lines.extend(text.lines().map(str::to_owned));
         }
         if changes.len() > MOST_CHANGES {
             lines.push(format!("... and {} more", changes.len() - MOST_CHANGES));

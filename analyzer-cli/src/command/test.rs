@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Do the policies do what they are meant to? `test`.
 
+mod alike;
 mod future;
 mod output;
 mod spec;
 
-use std::fs;
+use std::{collections::BTreeSet, fs};
 
 use policy_compiler::{
     Snapshot,
@@ -24,6 +25,7 @@ use crate::{
     load::World,
 };
 
+use alike::Alike;
 use spec::{End, File, Selected, Test};
 
 /// Runs `test`.
@@ -119,8 +121,8 @@ fn judge(world: &World, test: &Test) -> anyhow::Result<Outcome> {
             return Err(UsageError::new(message).into());
         }
     }
-    let exempt = |ends: &Option<Vec<End>>| -> anyhow::Result<Vec<Endpoint>> {
-        let mut exempt = Vec::new();
+    let exempt = |ends: &Option<Vec<End>>| -> anyhow::Result<BTreeSet<Endpoint>> {
+        let mut exempt = BTreeSet::new();
         for end in ends.iter().flatten() {
             exempt.extend(members(world, end)?.into_iter().map(|group| group.endpoint));
         }
@@ -135,16 +137,26 @@ fn judge(world: &World, test: &Test) -> anyhow::Result<Outcome> {
     let bounded = test.only_from.is_some() || test.only_to.is_some() || test.only_ports.is_some();
     let mut pairs = 0;
     let mut doubt = None;
-    for src in &sources {
-        for dst in &destinations {
+    let mut alike = Alike::of(&evaluator, [&sources, &destinations], &asked);
+    let listed_of = |ends: &[Group], listed: &BTreeSet<Endpoint>| -> Vec<bool> {
+        ends.iter()
+            .map(|end| listed.contains(&end.endpoint))
+            .collect()
+    };
+    let listed_from = listed_of(&sources, &only_from);
+    let listed_to = listed_of(&destinations, &only_to);
+    for (from, (src, src_listed)) in sources.iter().zip(listed_from).enumerate() {
+        for (to, (dst, dst_listed)) in destinations.iter().zip(&listed_to).enumerate() {
             if src.endpoint == dst.endpoint {
                 continue;
             }
-            let listed = only_from.contains(&src.endpoint) || only_to.contains(&dst.endpoint);
-            if listed && test.expect.is_none() {
+            if (src_listed || *dst_listed) && test.expect.is_none() {
                 continue;
             }
             pairs += 1;
+            if !alike.is_first(from, to) {
+                continue;
+            }
             for cell in cells(&evaluator, src, dst, &asked) {
                 let (wrong, why) = if bounded || test.never {
                     (cell.allowed.minus(&only_ports), "it is allowed")
@@ -214,7 +226,7 @@ fn counterexample(
         dst: cell.dst.clone(),
         protocol,
         port,
-        why: format!("{why}: {}", super::diff::reasons(cell)),
+        why: format!("{why}: {}", crate::render::change::reasons(cell)),
     }
 }
 

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How is a change of traffic said, for people and for programs?
 
-use std::fmt::Write as _;
+use std::{collections::BTreeSet, fmt::Write as _};
 
 use policy_compiler::{
     Decision, Reason,
-    difference::{Change, End, Kind},
+    difference::{Change, End, Kind, Said},
     model::{Direction, Family, Protocol},
     symbolic::Symbols,
 };
 use serde::Serialize;
 
 use crate::{
-    answer::{PortsJson, ports_json, reason_name, verdict_name},
+    answer::{Cell, PortsJson, ports_json, reason_name, verdict_name},
     flow::spell_ports,
 };
 
@@ -66,52 +66,57 @@ impl ChangeJson {
     }
 }
 
-/// The change in lines: what, a packet that shows it, and what decided that before and after.
-pub fn text(change: &Change, symbols: &Symbols) -> String {
-    let witness = &change.witness;
-    let list = |list: &[End]| ends(list, symbols).join(", ");
-    let mut text = String::new();
+/// The change in lines: what, a packet that shows it, and what decided that before and after. `list`
+/// spells the names of many ends.
+pub fn text(change: &Change, symbols: &Symbols, list: impl Fn(&[String]) -> String) -> String {
     let (mark, words) = match change.kind {
         Kind::Gained => ('+', "newly allowed"),
         Kind::Lost => ('-', "newly denied"),
-        Kind::Unclear => ('?', "unknown"),
+        Kind::Unclear | Kind::Undecided => ('?', "unknown"),
     };
-    // Writing to a String cannot fail.
-    let _ = write!(
-        text,
-        "{mark} {words}  {} -> {}  {}",
-        list(&change.sources),
-        list(&change.destinations),
-        spell_ports(&change.ports)
-    );
+    format!(
+        "{mark} {words}  {} -> {}  {}\n    {}\n      before  {}\n      after   {}\n",
+        list(&ends(&change.sources, symbols)),
+        list(&ends(&change.destinations, symbols)),
+        ports(change),
+        packet(change, symbols),
+        because(&change.witness.before),
+        because(&change.witness.after)
+    )
+}
+
+/// What changes: `tcp/80 over IPv4`.
+pub fn ports(change: &Change) -> String {
+    let mut text = spell_ports(&change.ports);
     if let Some(family) = change.family {
+        // Writing to a String cannot fail.
         let _ = write!(text, " over IPv{}", number(family));
     }
     if change.through_service {
         text.push_str(", of each to itself through a Service");
     }
+    text
+}
+
+/// The packet that shows a change: `t/d -> t/s tcp/80, where the source runs on n1`.
+pub fn packet(change: &Change, symbols: &Symbols) -> String {
+    let witness = &change.witness;
     let port = match witness.protocol {
-        Protocol::Other => "another protocol".to_owned(),
+        Protocol::Other => "icmp".to_owned(),
         Protocol::Tcp | Protocol::Udp | Protocol::Sctp => {
             let protocol = witness.protocol.to_string().to_lowercase();
             format!("{protocol}/{}", witness.port)
         }
     };
-    let _ = write!(
-        text,
-        "\n    {} -> {} {port}",
-        symbols.name(&witness.source),
-        symbols.name(&witness.destination)
+    let (source, destination) = (&witness.source, &witness.destination);
+    let mut text = format!(
+        "{} -> {} {port}",
+        symbols.name(source),
+        symbols.name(destination)
     );
     for condition in conditions(change) {
         let _ = write!(text, ", where {condition}");
     }
-    let _ = write!(
-        text,
-        "\n      before  {}\n      after   {}\n",
-        because(&witness.before),
-        because(&witness.after)
-    );
     text
 }
 
@@ -120,7 +125,7 @@ pub fn name(kind: Kind) -> &'static str {
     match kind {
         Kind::Gained => "newly-allowed",
         Kind::Lost => "newly-denied",
-        Kind::Unclear => "unknown",
+        Kind::Unclear | Kind::Undecided => "unknown",
     }
 }
 
@@ -144,18 +149,41 @@ pub fn spell_decision(direction: Direction, decision: &Decision) -> String {
     format!("{direction} {}: {reason}", verdict_name(decision.verdict))
 }
 
-fn because(decisions: &[Option<Decision>; 2]) -> String {
-    let words = Direction::BOTH.iter().zip(decisions);
+/// What decided a cell, in a few words.
+pub fn reasons(cell: &Cell) -> String {
+    let mut words: BTreeSet<String> = BTreeSet::new();
+    for direction in Direction::BOTH {
+        let side = cell.side(direction);
+        for (_, decision) in &side.parts {
+            words.insert(spell_decision(direction, decision));
+        }
+        let unknown = side.unknown.iter();
+        words.extend(unknown.map(|(_, facts)| spell_unknown(direction, facts)));
+    }
+    words.into_iter().collect::<Vec<_>>().join(", ")
+}
+
+/// What decided a witness, in a few words.
+pub fn because(said: &[Said; 2]) -> String {
+    let words = Direction::BOTH.iter().zip(said);
     let words: Vec<String> = words
-        .map(|(direction, decision)| match decision {
-            Some(decision) => spell_decision(*direction, decision),
-            None => format!("{direction} unknown"),
+        .map(|(direction, said)| match said {
+            Ok(decision) => spell_decision(*direction, decision),
+            Err(facts) => spell_unknown(*direction, facts),
         })
         .collect();
     words.join(", ")
 }
 
-fn ends(ends: &[End], symbols: &Symbols) -> Vec<String> {
+fn spell_unknown(direction: Direction, facts: &[String]) -> String {
+    match facts {
+        [] => format!("{direction} unknown"),
+        facts => format!("{direction} unknown: {}", facts.join("; ")),
+    }
+}
+
+/// Names of the ends of a change; addresses that are alike are one.
+pub fn ends(ends: &[End], symbols: &Symbols) -> Vec<String> {
     let spell = |end: &End| match end {
         End::Endpoint(end) => symbols.name(end),
         End::Range(networks) => {

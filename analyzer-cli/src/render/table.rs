@@ -49,18 +49,23 @@ pub fn csv(rows: &[Vec<String>]) -> String {
 
 /// A Markdown table; the first row is the head.
 pub fn markdown(rows: &[Vec<String>]) -> String {
+    let mut text = String::new();
+    for (index, row) in rows.iter().enumerate() {
+        text.push_str(&markdown_rows(std::slice::from_ref(row)));
+        if index == 0 {
+            text.push_str(&markdown_rows(&[vec!["---".to_owned(); row.len()]]));
+        }
+    }
+    text
+}
+
+/// Rows of a Markdown table.
+pub fn markdown_rows(rows: &[Vec<String>]) -> String {
     let line = |row: &Vec<String>| {
         let cells: Vec<String> = row.iter().map(|cell| cell.replace('|', "\\|")).collect();
         format!("| {} |\n", cells.join(" | "))
     };
-    let mut text = String::new();
-    for (index, row) in rows.iter().enumerate() {
-        text.push_str(&line(row));
-        if index == 0 {
-            text.push_str(&line(&vec!["---".to_owned(); row.len()]));
-        }
-    }
-    text
+    rows.iter().map(line).collect()
 }
 
 /// Text inside XML, HTML and SVG.

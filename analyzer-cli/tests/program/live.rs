@@ -136,6 +136,43 @@ async fn live_clusters_answer_as_far_as_they_may_be_read() {
     assert_eq!(live(&admin, &["snapshot", "-o", &whole]).code, 0);
     let answer = from(&whole, &["reach", "shop/web", "shop/api", "-o", "json"]);
     assert_eq!(verdict(&answer), "denied");
+    // What the cluster would do with other manifests: nothing else differs, and nothing is applied.
+    let opened = folder.path().join("opened.yaml");
+    let policy = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"name": "keep-api", "namespace": "shop"},
+        "spec": {
+            "podSelector": {"matchLabels": {"app": "api"}}, "policyTypes": ["Ingress"],
+            "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "web"}}}]}],
+        },
+    });
+    std::fs::write(&opened, policy.to_string()).unwrap();
+    let opened = opened.display().to_string();
+    let diff = live(
+        &admin,
+        &["diff", "-f", &opened, "-o", "json", "--exit-code"],
+    );
+    assert_eq!(diff.code, 1, "{}", diff.err);
+    let json = diff.json();
+    let changes = json["changes"].as_array().unwrap();
+    let ends: Vec<_> = changes
+        .iter()
+        .map(|it| (&it["change"], &it["src"], &it["dst"]))
+        .collect();
+    assert_eq!(
+        ends,
+        [(
+            &json!("newly-allowed"),
+            &json!(["shop/web"]),
+            &json!(["shop/api"])
+        )]
+    );
+    let same = live(&admin, &["diff", "--exit-code"]);
+    assert_eq!(
+        (same.code, same.out.lines().next()),
+        (0, Some("no traffic changes"))
+    );
+
     let hidden = folder.path().join("hidden.json").display().to_string();
     assert_eq!(
         live(&admin, &["snapshot", "--redact", "-o", &hidden]).code,

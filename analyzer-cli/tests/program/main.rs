@@ -11,6 +11,7 @@ mod broken;
 #[path = "../../../agent/tests/apiserver/control_plane.rs"]
 #[expect(dead_code, reason = "other suites include it, too")]
 mod control_plane;
+mod diff;
 mod fix;
 mod live;
 mod mistakes;

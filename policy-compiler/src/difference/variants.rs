@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Condition, Group, Kind, Role, Witness, likely};
+use super::{Condition, Group, Kind, Role, Said, Witness, likely};
 use crate::{
     Verdict,
     model::{ContainerPort, Direction, Family, PortRange, Protocol},
@@ -126,8 +126,8 @@ impl Comparer<'_, '_> {
                     protocol: Protocol::Tcp,
                     port: 1,
                     conditions: vec![Condition::TooManyPortNames(names.names.len())],
-                    before: [None, None],
-                    after: [None, None],
+                    before: [Err(Vec::new()), Err(Vec::new())],
+                    after: [Err(Vec::new()), Err(Vec::new())],
                 },
             }];
         }
@@ -142,7 +142,64 @@ impl Comparer<'_, '_> {
                 }
             }
         }
-        found.finish(new(source) || new(destination), through_service)
+        let decide = |port| self.decisions(source, destination, through_service, port);
+        found.finish(new(source) || new(destination), through_service, decide)
+    }
+
+    /// What decides at a port before and after, as far as that is known.
+    fn decisions(
+        &self,
+        source: &Pair,
+        destination: &Pair,
+        through_service: bool,
+        (protocol, port): (Protocol, u16),
+    ) -> [[Said; 2]; 2] {
+        let key = key_of(protocol, port);
+        [0, 1].map(|side: usize| {
+            let ask = |direction, subject: &Pair, peer: &Pair| {
+                let (subject, peer) = (&subject[side], &peer[side]);
+                let evaluator = self.sides()[side];
+                evaluator.direction(direction, subject, peer, through_service)
+            };
+            let outcomes = [
+                ask(Direction::Egress, source, destination),
+                ask(Direction::Ingress, destination, source),
+            ];
+            self.said(
+                side,
+                source,
+                destination,
+                outcomes.each_ref().map(|it| it.at_key(key)),
+            )
+        })
+    }
+
+    /// Both directions of one side in words.
+    fn said(
+        &self,
+        side: usize,
+        source: &Pair,
+        destination: &Pair,
+        [egress, ingress]: [&Outcome; 2],
+    ) -> [Said; 2] {
+        let evaluator = self.sides()[side];
+        let say = |direction, subject: &Party, peer: &Party, outcome: &Outcome| match outcome {
+            Outcome::Unknown(facts) => {
+                let facts = facts.iter();
+                Err(facts
+                    .map(|fact| evaluator.describe(*fact, subject, peer))
+                    .collect())
+            }
+            Outcome::Decided { .. } => {
+                let decision = evaluator.decision(direction, subject, outcome);
+                decision.ok_or_else(Vec::new)
+            }
+        };
+        let (source, destination) = (&source[side], &destination[side]);
+        [
+            say(Direction::Egress, source, destination, egress),
+            say(Direction::Ingress, destination, source, ingress),
+        ]
     }
 
     /// What a direction says, once for every completion that makes a difference.
@@ -254,12 +311,17 @@ impl Comparer<'_, '_> {
         }
     }
 
-    fn sides(&self) -> [&Evaluator<'_>; 2] {
+    pub(super) fn sides(&self) -> [&Evaluator<'_>; 2] {
         [self.before, self.after]
     }
 
     fn parties(&self, end: &Endpoint) -> Pair {
         self.sides().map(|it| it.party(end, self.family))
+    }
+
+    /// Whether a group stands for pods that do not exist yet.
+    pub(super) fn is_open(&self, group: &Group) -> bool {
+        group.members.first().is_some_and(|end| self.is_symbol(end))
     }
 
     fn is_symbol(&self, end: &Endpoint) -> bool {
@@ -380,7 +442,8 @@ impl Found {
         });
         let [was, is] = &verdicts;
         let changes = was.zip(is, |was, is| match (was, is) {
-            (None, _) | (_, None) => Some(Kind::Unclear),
+            (None, None) => Some(Kind::Undecided),
+            (None, Some(_)) | (Some(_), None) => Some(Kind::Unclear),
             (Some(Verdict::Deny), Some(Verdict::Allow)) => Some(Kind::Gained),
             (Some(Verdict::Allow), Some(Verdict::Deny)) => Some(Kind::Lost),
             (Some(Verdict::Allow), Some(Verdict::Allow))
@@ -395,7 +458,7 @@ impl Found {
                 lost.intersection(&certain[1]),
             ],
         });
-        for kind in [Kind::Gained, Kind::Lost, Kind::Unclear] {
+        for kind in [Kind::Gained, Kind::Lost, Kind::Unclear, Kind::Undecided] {
             let ports = of(kind);
             let example = match &called.condition {
                 None => likely(&ports, &destination[0]),
@@ -411,19 +474,8 @@ impl Found {
             }
             let key = key_of(protocol, port);
             let decisions = |side: usize| {
-                let evaluator = comparer.sides()[side];
-                [
-                    evaluator.decision(
-                        Direction::Egress,
-                        &source[side],
-                        egress.outcomes[side].at_key(key),
-                    ),
-                    evaluator.decision(
-                        Direction::Ingress,
-                        &destination[side],
-                        ingress.outcomes[side].at_key(key),
-                    ),
-                ]
+                let outcomes = [egress, ingress].map(|it| it.outcomes[side].at_key(key));
+                comparer.said(side, source, destination, outcomes)
             };
             let conditions = egress.conditions.iter().chain(&ingress.conditions);
             let witness = Witness {
@@ -440,34 +492,64 @@ impl Found {
     }
 
     /// For ends that exist, what changes only if facts turn out a certain way is unclear; for pods to
-    /// come they may turn out any way.
-    fn finish(self, any_way: bool, through_service: bool) -> Vec<Comparison> {
+    /// come they may turn out any way. `decide` says what decides whatever is missing.
+    fn finish(
+        self,
+        any_way: bool,
+        through_service: bool,
+        decide: impl Fn((Protocol, u16)) -> [[Said; 2]; 2],
+    ) -> Vec<Comparison> {
         let Some([gained, lost]) = self.always else {
             return Vec::new();
         };
+        let nothing = || PortSet::uniform(false);
+        let known = self.ever.iter();
+        let known = known.filter(|(kind, _)| **kind != Kind::Undecided);
+        let known = known.fold(nothing(), |all, (_, (ports, _))| all.union(ports));
         let mut unclear: Option<(PortSet, Witness)> = None;
         let mut comparisons = Vec::new();
+        let comparison = |kind, ports, witness| Comparison {
+            kind,
+            ports,
+            through_service,
+            witness,
+        };
         for (kind, (ports, witness)) in self.ever {
             let certain = match kind {
                 _ if any_way => ports.clone(),
                 Kind::Gained => gained.clone(),
                 Kind::Lost => lost.clone(),
-                Kind::Unclear => PortSet::uniform(false),
+                Kind::Unclear => nothing(),
+                Kind::Undecided => ports.minus(&known),
             };
             let rest = ports.minus(&certain);
-            let own = certain.at(witness.protocol, witness.port);
-            if certain.example().is_some() {
-                let witness = if *own {
+            if let Some(other) = certain.example() {
+                let own = *certain.at(witness.protocol, witness.port);
+                let witness = if own && (any_way || witness.conditions.is_empty()) {
                     witness.clone()
                 } else {
-                    at(&witness, &certain)
+                    let port = if own {
+                        (witness.protocol, witness.port)
+                    } else {
+                        other
+                    };
+                    let [before, after] = decide(port);
+                    let is_known = before.iter().chain(&after).all(Result::is_ok);
+                    if own && !is_known {
+                        // What decides depends on the facts, and these are facts to show it with.
+                        witness.clone()
+                    } else {
+                        Witness {
+                            protocol: port.0,
+                            port: port.1,
+                            conditions: Vec::new(),
+                            before,
+                            after,
+                            ..witness.clone()
+                        }
+                    }
                 };
-                comparisons.push(Comparison {
-                    kind,
-                    ports: certain,
-                    through_service,
-                    witness,
-                });
+                comparisons.push(comparison(kind, certain, witness));
             }
             if rest.example().is_some() {
                 unclear = Some(match unclear {
@@ -476,25 +558,9 @@ impl Found {
                 });
             }
         }
-        comparisons.extend(unclear.map(|(ports, witness)| Comparison {
-            kind: Kind::Unclear,
-            ports,
-            through_service,
-            witness,
-        }));
         comparisons
-    }
-}
-
-/// The witness at a port of `ports`; which rules decide there is left open.
-fn at(witness: &Witness, ports: &PortSet) -> Witness {
-    let (protocol, port) = ports.example().unwrap_or((Protocol::Other, 0));
-    Witness {
-        protocol,
-        port,
-        before: [None, None],
-        after: [None, None],
-        ..witness.clone()
+            .extend(unclear.map(|(ports, witness)| comparison(Kind::Unclear, ports, witness)));
+        comparisons
     }
 }
 

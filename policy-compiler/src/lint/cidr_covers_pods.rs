@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cidr-covers-pods`: reports blocks, other than whole families, that contain addresses of pods.
 
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+};
+
 use super::{
     Lint,
     context::{Context, network_rules, place, some_pods},
@@ -8,7 +13,8 @@ use super::{
 };
 use crate::{
     diagnostic::{Diagnostic, Severity},
-    model::NetworkPeer,
+    model::{IpBlock, NetworkPeer, PodKey},
+    snapshot::Snapshot,
 };
 
 pub(super) const LINT: Lint = Lint {
@@ -22,13 +28,8 @@ pub(super) const LINT: Lint = Lint {
 };
 
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
-    let pods = || {
-        context
-            .pods
-            .values()
-            .flatten()
-            .filter(|pod| pod.is_policed())
-    };
+    let addresses = addresses(context);
+    let mut known: HashMap<&IpBlock, Option<String>> = HashMap::new();
     for policy in context.snapshot.network_policies.values() {
         for (direction, index, rule) in network_rules(policy) {
             for peer in rule.peers.iter().flatten() {
@@ -38,23 +39,11 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
                 if block.cidr.prefix_len() == 0 {
                     continue;
                 }
-                let inside = pods()
-                    .filter(|pod| pod.addresses.iter().any(|address| block.contains(*address)))
-                    .map(|pod| &pod.key);
-                let inside: Vec<_> = inside.collect();
-                let mut ranges = context
-                    .snapshot
-                    .nodes
-                    .values()
-                    .flat_map(|node| &node.pod_cidrs);
-                let message = if !inside.is_empty() {
-                    format!("{} contains addresses of {}", block.cidr, some_pods(inside))
-                } else if let Some(range) = ranges.find(|range| {
-                    overlap(range, &block.cidr)
-                        && !block.except.iter().any(|except| except.contains(*range))
-                }) {
-                    format!("{} overlaps the pods' range {range}", block.cidr)
-                } else {
+                // Few blocks are written by many rules.
+                let message = known
+                    .entry(block)
+                    .or_insert_with(|| message(block, &addresses, context.snapshot));
+                let Some(message) = message.clone() else {
                     continue;
                 };
                 let path = format!("spec.{}", place(direction, index));
@@ -62,4 +51,36 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
             }
         }
     }
+}
+
+/// Every address of a pod that policies can select, in order.
+fn addresses<'c>(context: &'c Context<'_>) -> Vec<(IpAddr, &'c PodKey)> {
+    let pods = context.pods.values().flatten();
+    let pods = pods.filter(|pod| pod.is_policed());
+    let own = pods.flat_map(|pod| pod.addresses.iter().map(|address| (*address, &pod.key)));
+    let mut addresses: Vec<_> = own.collect();
+    addresses.sort();
+    addresses
+}
+
+/// What a block covers that pods own; `None` if nothing.
+fn message(
+    block: &IpBlock,
+    addresses: &[(IpAddr, &PodKey)],
+    snapshot: &Snapshot,
+) -> Option<String> {
+    let from = addresses.partition_point(|(address, _)| *address < block.cidr.network());
+    let to = addresses.partition_point(|(address, _)| *address <= block.cidr.broadcast());
+    let within = addresses.get(from..to).unwrap_or_default().iter();
+    let within = within.filter(|(address, _)| block.contains(*address));
+    let inside: BTreeSet<&PodKey> = within.map(|(_, key)| *key).collect();
+    if !inside.is_empty() {
+        let pods = some_pods(inside);
+        return Some(format!("{} contains addresses of {pods}", block.cidr));
+    }
+    let mut ranges = snapshot.nodes.values().flat_map(|node| &node.pod_cidrs);
+    let range = ranges.find(|range| {
+        overlap(range, &block.cidr) && !block.except.iter().any(|except| except.contains(*range))
+    })?;
+    Some(format!("{} overlaps the pods' range {range}", block.cidr))
 }

@@ -215,9 +215,11 @@ pub(super) fn at_words(at: Option<&Location>) -> String {
 
 /// `2 pods (x/a, x/b)`, of many the first three.
 pub(super) fn some_pods<'p>(pods: impl IntoIterator<Item = &'p PodKey>) -> String {
-    let names: Vec<String> = pods.into_iter().map(ToString::to_string).collect();
-    let shown = names.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
-    let more = if names.len() > 3 { ", ..." } else { "" };
-    let unit = if names.len() == 1 { "pod" } else { "pods" };
-    format!("{} {unit} ({shown}{more})", names.len())
+    let mut pods = pods.into_iter();
+    let shown: Vec<String> = pods.by_ref().take(3).map(ToString::to_string).collect();
+    let rest = pods.count();
+    let more = if rest > 0 { ", ..." } else { "" };
+    let count = shown.len() + rest;
+    let unit = if count == 1 { "pod" } else { "pods" };
+    format!("{count} {unit} ({}{more})", shown.join(", "))
 }

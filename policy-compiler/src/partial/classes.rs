@@ -43,7 +43,7 @@ impl Evaluator<'_> {
         let mut alike: BTreeMap<Look<'_>, Vec<Endpoint>> = BTreeMap::new();
         let mut loose: Vec<Endpoint> = Vec::new();
         for endpoint in endpoints {
-            match self.look(endpoint, &asked) {
+            match self.look(endpoint, family, &asked) {
                 Some(look) => alike.entry(look).or_default().push(endpoint.clone()),
                 None => loose.push(endpoint.clone()),
             }
@@ -82,15 +82,19 @@ impl Evaluator<'_> {
         classes
     }
 
-    /// What tells pods apart before any policy is looked at, for pods whose address plays no part:
-    /// cheap to compare, so that large sets of replicas are matched once.
-    fn look<'s>(&'s self, endpoint: &'s Endpoint, asked: &BTreeSet<&str>) -> Option<Look<'s>> {
+    /// What tells pods apart before any selector is looked at: cheap to compare, so that large sets of
+    /// replicas are matched once.
+    fn look<'s>(
+        &'s self,
+        endpoint: &'s Endpoint,
+        family: Option<Family>,
+        asked: &BTreeSet<&str>,
+    ) -> Option<Look<'s>> {
         let Endpoint::Pod(key) = endpoint else {
             return None;
         };
         let pod = self.snapshot.pods.get(key)?;
-        let plain = pod.is_policed() && (pod.addresses.is_empty() || !self.has_addresses());
-        plain.then(|| Look {
+        pod.is_policed().then(|| Look {
             namespace: &key.namespace,
             labels: &pod.labels,
             ports: &pod.ports,
@@ -103,12 +107,20 @@ impl Evaluator<'_> {
                 .iter()
                 .map(std::net::IpAddr::is_ipv4)
                 .collect(),
+            blocks: self.blocks(endpoint, family),
         })
     }
 
-    /// Whether some peer of some rule is told by its address.
-    fn has_addresses(&self) -> bool {
-        self.terms.iter().any(super::index::Term::is_by_address)
+    /// The terms about addresses that match an end, and whether they surely do.
+    fn blocks(&self, endpoint: &Endpoint, family: Option<Family>) -> Vec<(usize, bool)> {
+        if self.terms_by.address.is_empty() {
+            return Vec::new();
+        }
+        let mut party = self.unmatched(endpoint, family);
+        self.match_terms(&mut party, &self.terms_by.address, self.assumptions);
+        let surely = party.matches.ones().map(|term| (term, true));
+        let perhaps = party.may_match.ones().map(|term| (term, false));
+        surely.chain(perhaps).collect()
     }
 
     /// Whether some pod stands for `node` or it is among the `asked`, so that it matters that a pod runs
@@ -137,21 +149,13 @@ impl Evaluator<'_> {
         let mut ports: Vec<ContainerPort> = pod
             .iter()
             .flat_map(|pod| &pod.ports)
-            .filter(|port| {
-                port.name
-                    .as_ref()
-                    .is_some_and(|name| self.port_names.binary_search(name).is_ok())
-            })
+            .filter(|port| self.is_used_name(port))
             .cloned()
             .collect();
         ports.sort();
         ports.dedup();
         Key {
-            kind: match party.identity {
-                Identity::Pod(_) => 0,
-                Identity::Node(_) => 1,
-                Identity::External => 2,
-            },
+            kind: party.kind(),
             known: match party.address {
                 Address::Known(_) => 0,
                 Address::Unknown(_) => 1,
@@ -177,6 +181,7 @@ struct Look<'s> {
     ports: &'s [ContainerPort],
     node: Place<&'s Arc<str>>,
     families: Vec<bool>,
+    blocks: Vec<(usize, bool)>,
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]

@@ -41,6 +41,7 @@ pub struct Evaluator<'a> {
     policies: Vec<PolicyInfo<'a>>,
     rules: Vec<RuleInfo>,
     pub(super) terms: Vec<Term<'a>>,
+    pub(super) terms_by: TermsBy,
     /// Policies in order of precedence.
     pub(super) admin: Vec<PolicyId>,
     /// Policies in order of precedence.
@@ -144,6 +145,34 @@ impl Term<'_> {
     }
 }
 
+/// Where the terms are that may match an end of some kind.
+#[derive(Debug, Default)]
+pub(super) struct TermsBy {
+    /// Those about pods of one namespace.
+    pub(super) namespace: BTreeMap<Arc<str>, Vec<usize>>,
+    /// All others.
+    pub(super) wide: Vec<usize>,
+    /// Of these, the ones about addresses.
+    pub(super) address: Vec<usize>,
+}
+
+impl TermsBy {
+    fn of(terms: &[Term<'_>]) -> Self {
+        let mut by = Self::default();
+        for (bit, term) in terms.iter().enumerate() {
+            if let Term::Own(namespace, _) = term {
+                by.namespace.entry(namespace.clone()).or_default().push(bit);
+            } else {
+                by.wide.push(bit);
+            }
+            if term.is_by_address() {
+                by.address.push(bit);
+            }
+        }
+        by
+    }
+}
+
 impl<'a> Evaluator<'a> {
     /// Flattens the policies of `snapshot`; `doubts` replace what cannot be read.
     pub fn new(snapshot: &'a Snapshot, assumptions: Assumptions, doubts: Vec<Doubt>) -> Self {
@@ -189,6 +218,7 @@ impl<'a> Evaluator<'a> {
             doubts,
             policies,
             rules,
+            terms_by: TermsBy::of(&terms),
             terms,
             admin,
             baseline,

@@ -171,6 +171,15 @@ impl Party {
         admin.chain(side.network.iter().copied()).chain(baseline)
     }
 
+    /// A number for what the end is: a pod, a node or neither.
+    pub(super) fn kind(&self) -> u8 {
+        match self.identity {
+            Identity::Pod(_) => 0,
+            Identity::Node(_) => 1,
+            Identity::External => 2,
+        }
+    }
+
     /// The address policies see, if it is known.
     pub fn address(&self) -> Option<IpAddr> {
         match self.address {
@@ -232,23 +241,17 @@ impl Evaluator<'_> {
         family: Option<Family>,
         assumptions: Assumptions,
     ) -> Party {
-        let (identity, address) = self.identify(asked, family);
-        let mut party = Party {
-            asked: asked.clone(),
-            identity,
-            address,
-            matches: FixedBitSet::with_capacity(self.terms.len()),
-            may_match: FixedBitSet::with_capacity(self.terms.len()),
-            ingress: Side::default(),
-            egress: Side::default(),
-        };
-        for (bit, term) in self.terms.iter().enumerate() {
-            match self.matching(term, &party, assumptions) {
-                Tri::Yes => party.matches.insert(bit),
-                Tri::Maybe(_) => party.may_match.insert(bit),
-                Tri::No => {}
-            }
-        }
+        let mut party = self.unmatched(asked, family);
+        let own = party
+            .pod()
+            .and_then(|pod| self.terms_by.namespace.get(&pod.key.namespace));
+        let bits: Vec<usize> = own
+            .into_iter()
+            .flatten()
+            .chain(&self.terms_by.wide)
+            .copied()
+            .collect();
+        self.match_terms(&mut party, &bits, assumptions);
         if let Identity::Pod(pod) = &party.identity {
             party.ingress = self.applying(pod, Direction::Ingress);
             party.egress = self.applying(pod, Direction::Egress);
@@ -263,15 +266,34 @@ impl Evaluator<'_> {
             address: Address::Known(address),
             ..party.clone()
         };
-        for (bit, term) in self.terms.iter().enumerate() {
-            if !term.is_by_address() {
-                continue;
-            }
-            let holds = self.matching(term, &party, self.assumptions);
-            party.matches.set(bit, holds == Tri::Yes);
-            party.may_match.set(bit, matches!(holds, Tri::Maybe(_)));
-        }
+        self.match_terms(&mut party, &self.terms_by.address, self.assumptions);
         party
+    }
+
+    /// An end by what it is, before any policy is looked at.
+    pub(super) fn unmatched(&self, asked: &Endpoint, family: Option<Family>) -> Party {
+        let (identity, address) = self.identify(asked, family);
+        Party {
+            asked: asked.clone(),
+            identity,
+            address,
+            matches: FixedBitSet::with_capacity(self.terms.len()),
+            may_match: FixedBitSet::with_capacity(self.terms.len()),
+            ingress: Side::default(),
+            egress: Side::default(),
+        }
+    }
+
+    /// Finds out which of some terms match.
+    pub(super) fn match_terms(&self, party: &mut Party, bits: &[usize], assumptions: Assumptions) {
+        for bit in bits {
+            let Some(term) = self.terms.get(*bit) else {
+                continue;
+            };
+            let holds = self.matching(term, party, assumptions);
+            party.matches.set(*bit, holds == Tri::Yes);
+            party.may_match.set(*bit, matches!(holds, Tri::Maybe(_)));
+        }
     }
 
     /// Which switches of [`super::Assumptions`] and [`crate::snapshot::Options`] the answer for one

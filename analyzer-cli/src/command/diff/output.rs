@@ -3,16 +3,21 @@
 
 use std::fmt::Write as _;
 
+use policy_compiler::{
+    difference::{Change, Kind},
+    symbolic::Symbols,
+};
 use serde::Serialize;
 
-use super::{Change, Changes, Kind};
+use super::Changes;
 use crate::{
     Io,
-    answer::{PortsJson, ports_json},
     args::Format,
-    flow::spell_ports,
     load::World,
-    render::table,
+    render::{
+        change::{self, ChangeJson, because, ends, packet, ports},
+        table,
+    },
 };
 
 /// Writes the changes.
@@ -20,10 +25,10 @@ pub fn write(io: &Io<'_>, changes: &Changes, new: &World, format: Format) -> any
     match format {
         Format::Json => io.json(&ChangesJson::of(changes)),
         Format::Yaml => io.yaml(&ChangesJson::of(changes)),
-        Format::Csv => io.answer(&table::csv(&rows(changes))),
+        Format::Csv => io.answer(&table::csv(&table_of(changes))),
         Format::Md => io.answer(&markdown(changes)),
+        Format::Wide => io.answer(&(text(changes, all_of) + &io.scope(new))),
         Format::Text
-        | Format::Wide
         | Format::Jsonl
         | Format::Dot
         | Format::Svg
@@ -31,7 +36,7 @@ pub fn write(io: &Io<'_>, changes: &Changes, new: &World, format: Format) -> any
         | Format::Mermaid
         | Format::Sarif
         | Format::Junit
-        | Format::Github => io.answer(&(text(changes) + &io.scope(new))),
+        | Format::Github => io.answer(&(text(changes, few_of) + &io.scope(new))),
     }
 }
 
@@ -41,161 +46,119 @@ struct ChangesJson<'c> {
     api_version: &'static str,
     kind: &'static str,
     #[serde(rename = "changes")]
-    list: Vec<ChangeJson<'c>>,
+    list: Vec<ChangeJson>,
     added: &'c [String],
     removed: &'c [String],
 }
 
-#[derive(Serialize)]
-struct ChangeJson<'c> {
-    change: &'static str,
-    src: &'c [String],
-    dst: &'c [String],
-    ports: PortsJson,
-    witness: WitnessJson<'c>,
-}
-
-#[derive(Serialize)]
-struct WitnessJson<'c> {
-    src: &'c str,
-    dst: &'c str,
-    protocol: policy_compiler::model::Protocol,
-    port: u16,
-    before: &'c str,
-    after: &'c str,
-}
-
 impl<'c> ChangesJson<'c> {
     fn of(changes: &'c Changes) -> Self {
-        let change = |change: &'c Change| ChangeJson {
-            change: name(change.kind),
-            src: &change.src,
-            dst: &change.dst,
-            ports: ports_json(&change.ports),
-            witness: WitnessJson {
-                src: &change.witness.src,
-                dst: &change.witness.dst,
-                protocol: change.witness.protocol,
-                port: change.witness.port,
-                before: &change.witness.before,
-                after: &change.witness.after,
-            },
-        };
+        let symbols = Symbols::default();
+        let list = changes.list.iter();
         Self {
             api_version: "netpol-analyze/v1",
             kind: "Diff",
-            list: changes.list.iter().map(change).collect(),
+            list: list
+                .map(|change| ChangeJson::of(change, &symbols))
+                .collect(),
             added: &changes.added,
             removed: &changes.removed,
         }
     }
 }
 
-fn name(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Allowed => "newly-allowed",
-        Kind::Denied => "newly-denied",
-        Kind::Unknown => "unknown",
-    }
-}
-
-fn text(changes: &Changes) -> String {
-    let mut text = String::new();
-    for change in &changes.list {
-        let sign = match change.kind {
-            Kind::Allowed => "+ newly allowed",
-            Kind::Denied => "- newly denied",
-            Kind::Unknown => "? unknown",
-        };
-        let (src, dst) = (some_of(&change.src), some_of(&change.dst));
-        let _ = writeln!(
-            text,
-            "{sign}  {src} -> {dst}  {}",
-            spell_ports(&change.ports)
-        );
-        let witness = &change.witness;
-        let _ = writeln!(
-            text,
-            "    {} -> {} {}",
-            witness.src,
-            witness.dst,
-            packet(change)
-        );
-        let _ = writeln!(text, "      before  {}", witness.before);
-        let _ = writeln!(text, "      after   {}", witness.after);
-    }
+fn text(changes: &Changes, list: fn(&[String]) -> String) -> String {
+    let symbols = Symbols::default();
+    let lines = changes.list.iter();
+    let mut text: String = lines.map(|it| change::text(it, &symbols, list)).collect();
     if changes.list.is_empty() {
         text.push_str("no traffic changes\n");
     }
     for (word, names) in [("added", &changes.added), ("removed", &changes.removed)] {
         if !names.is_empty() {
-            let _ = writeln!(text, "{word}: {}", some_of(names));
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{word}: {}", list(names));
         }
     }
     text
 }
 
+/// Counts, and as many changes as a comment holds.
 fn markdown(changes: &Changes) -> String {
-    let count = |kind| {
-        changes
-            .list
-            .iter()
-            .filter(|change| change.kind == kind)
-            .count()
-    };
     let mut text = format!(
-        "### Network policy changes\n\n{} newly allowed, {} newly denied, {} unknown\n\n",
-        count(Kind::Allowed),
-        count(Kind::Denied),
-        count(Kind::Unknown)
+        "### Network policy changes\n\n{}\n\n",
+        counts(&changes.list)
     );
-    if !changes.list.is_empty() {
-        let mut rows = rows(changes);
-        let left = rows.len().saturating_sub(MOST_ROWS + 1);
-        rows.truncate(MOST_ROWS + 1);
-        text.push_str(&table::markdown(&rows));
-        if left > 0 {
-            let _ = writeln!(text, "\n... and {left} more");
-        }
-    }
+    let mut ends = String::new();
     for (word, names) in [("Added", &changes.added), ("Removed", &changes.removed)] {
         if !names.is_empty() {
-            let _ = writeln!(text, "\n{word}: {}", some_of(names));
+            let _ = writeln!(ends, "\n{word}: {}", brief(&few_of(names)));
         }
     }
-    text
+    let mut shown = 0;
+    if !changes.list.is_empty() {
+        text.push_str(&table::markdown(&[head()]));
+        for change in changes.list.iter().take(MOST_ROWS) {
+            let cells = row(change, few_of).iter().map(|cell| brief(cell)).collect();
+            let line = table::markdown_rows(&[cells]);
+            if text.len() + line.len() + ends.len() > MOST_BYTES {
+                break;
+            }
+            text.push_str(&line);
+            shown += 1;
+        }
+    }
+    let left = changes.list.get(shown..).unwrap_or_default();
+    if !left.is_empty() {
+        let _ = writeln!(text, "\n... and {} more: {}", left.len(), counts(left));
+    }
+    text + &ends
 }
 
-fn rows(changes: &Changes) -> Vec<Vec<String>> {
+fn counts(changes: &[Change]) -> String {
+    let count = |kind| changes.iter().filter(|change| change.kind == kind).count();
+    format!(
+        "{} newly allowed, {} newly denied, {} unknown",
+        count(Kind::Gained),
+        count(Kind::Lost),
+        count(Kind::Unclear)
+    )
+}
+
+fn table_of(changes: &Changes) -> Vec<Vec<String>> {
+    let rows = changes.list.iter().map(|change| row(change, some_of));
+    std::iter::once(head()).chain(rows).collect()
+}
+
+fn head() -> Vec<String> {
     let head = ["change", "src", "dst", "ports", "witness", "because"];
-    let rows = changes.list.iter().map(|change| {
-        let witness = &change.witness;
-        vec![
-            name(change.kind).to_owned(),
-            some_of(&change.src),
-            some_of(&change.dst),
-            spell_ports(&change.ports),
-            format!("{} -> {} {}", witness.src, witness.dst, packet(change)),
-            match change.kind {
-                Kind::Denied | Kind::Allowed => witness.after.clone(),
-                Kind::Unknown => format!("{} / {}", witness.before, witness.after),
-            },
-        ]
-    });
-    std::iter::once(head.map(str::to_owned).to_vec())
-        .chain(rows)
-        .collect()
+    head.map(str::to_owned).to_vec()
 }
 
-fn packet(change: &Change) -> String {
-    use policy_compiler::model::Protocol;
-    let protocol = change.witness.protocol.to_string().to_lowercase();
-    match change.witness.protocol {
-        Protocol::Other => "icmp".to_owned(),
-        Protocol::Tcp | Protocol::Udp | Protocol::Sctp => {
-            format!("{protocol}/{}", change.witness.port)
-        }
-    }
+fn row(change: &Change, list: fn(&[String]) -> String) -> Vec<String> {
+    let symbols = Symbols::default();
+    let (before, after) = (&change.witness.before, &change.witness.after);
+    vec![
+        change::name(change.kind).to_owned(),
+        list(&ends(&change.sources, &symbols)),
+        list(&ends(&change.destinations, &symbols)),
+        ports(change),
+        packet(change, &symbols),
+        match change.kind {
+            Kind::Gained | Kind::Lost => because(after),
+            Kind::Unclear | Kind::Undecided => format!("{} / {}", because(before), because(after)),
+        },
+    ]
+}
+
+fn all_of(names: &[String]) -> String {
+    names.join(", ")
+}
+
+/// As [`some_of`]; of addresses that are alike only the first block.
+fn few_of(names: &[String]) -> String {
+    let names: Vec<String> = names.iter().map(|name| table::brief(name)).collect();
+    some_of(&names)
 }
 
 fn some_of(names: &[String]) -> String {
@@ -205,5 +168,21 @@ fn some_of(names: &[String]) -> String {
     }
 }
 
-/// Rows that a comment on a pull request can hold.
+/// A cell that one long list does not fill the page with.
+fn brief(cell: &str) -> String {
+    let short: String = cell.chars().take(MOST_CHARACTERS).collect();
+    if short == cell {
+        short
+    } else {
+        format!("{short} ...")
+    }
+}
+
+/// Rows that somebody still reads in a comment on a pull request.
 const MOST_ROWS: usize = 50;
+
+/// What fits into such a comment: GitHub takes 65,536 characters, and an action may add a few.
+const MOST_BYTES: usize = 60_000;
+
+/// Of one cell.
+const MOST_CHARACTERS: usize = 400;

@@ -10,7 +10,7 @@ use policy_compiler::{
     verdict::Endpoint,
 };
 
-use super::{endpoints, through};
+use super::{endpoints, pairs::Pairs, through};
 use crate::{
     flow::{Group, PortQuery},
     load::World,
@@ -52,12 +52,34 @@ pub struct CellIds {
 pub struct Matrix {
     /// In order of their first member.
     pub classes: Vec<Class>,
-    cells: Vec<CellIds>,
+    /// Row by row, numbers of [`Self::kinds`].
+    cells: Vec<u32>,
+    kinds: Kinds,
     sets: Sets,
 }
 
+/// Every different cell, once.
 #[derive(Debug, Default)]
-struct Sets {
+pub struct Kinds {
+    list: Vec<CellIds>,
+    numbers: HashMap<CellIds, u32>,
+}
+
+impl Kinds {
+    /// The number of a cell.
+    pub fn number(&mut self, cell: CellIds) -> u32 {
+        let next = u32::try_from(self.list.len()).unwrap_or(u32::MAX);
+        let number = *self.numbers.entry(cell).or_insert(next);
+        if number == next {
+            self.list.push(cell);
+        }
+        number
+    }
+}
+
+/// Every different set of ports, once.
+#[derive(Debug, Default)]
+pub struct Sets {
     sets: Vec<PortSet>,
     ids: HashMap<PortSet, u32>,
 }
@@ -97,50 +119,57 @@ impl Matrix {
         let mut classes = classes(evaluator);
         classes.extend(outside.iter().map(|group| external(evaluator, group)));
         let mut sets = Sets::default();
+        let mut kinds = Kinds::default();
+        let mut pairs = Pairs::new(evaluator, &classes, port);
         let mut cells = Vec::with_capacity(classes.len() * classes.len());
         for (from, source) in classes.iter().enumerate() {
-            for (to, destination) in classes.iter().enumerate() {
-                cells.push(cell(
-                    evaluator,
-                    &mut sets,
-                    source,
-                    destination,
-                    from == to,
-                    port,
-                ));
+            for to in 0..classes.len() {
+                cells.push(if from == to {
+                    kinds.number(inside(evaluator, &mut sets, source, port))
+                } else {
+                    pairs.between(from, to, &mut sets, &mut kinds)
+                });
             }
         }
         Self {
             classes,
             cells,
+            kinds,
             sets,
         }
     }
 
     /// Source, destination and what gets through, in order.
     pub fn cells(&self) -> impl Iterator<Item = (usize, usize, CellIds)> + '_ {
+        self.numbered()
+            .filter_map(|(from, to, kind)| Some((from, to, *self.kinds.list.get(kind)?)))
+    }
+
+    /// Source, destination and the number of what gets through, in order.
+    pub fn numbered(&self) -> impl Iterator<Item = (usize, usize, usize)> + '_ {
         let count = self.classes.len().max(1);
         let external = |class: usize| self.classes.get(class).is_some_and(|class| class.external);
         self.cells
             .iter()
             .enumerate()
-            .map(move |(index, cell)| (index / count, index % count, *cell))
+            .map(move |(index, kind)| (index / count, index % count, *kind as usize))
             .filter(move |(from, to, _)| !(external(*from) && external(*to)))
+    }
+
+    /// Every different cell, by its number.
+    pub fn kinds(&self) -> &[CellIds] {
+        &self.kinds.list
     }
 
     /// The cell of a pair.
     pub fn cell(&self, from: usize, to: usize) -> Option<CellIds> {
-        self.cells.get(from * self.classes.len() + to).copied()
+        let kind = self.cells.get(from * self.classes.len() + to)?;
+        self.kinds.list.get(*kind as usize).copied()
     }
 
     /// A set by its number.
     pub fn set(&self, id: u32) -> PortSet {
         self.sets.get(id)
-    }
-
-    /// How many different sets there are.
-    pub fn set_count(&self) -> usize {
-        self.sets.sets.len()
     }
 
     /// Merges endpoints that `name` calls the same; what some of them may is no longer certain for all.
@@ -163,6 +192,7 @@ impl Matrix {
         }
         let mut groups: Vec<_> = groups.into_iter().collect();
         groups.sort_by(|a, b| a.1.cmp(&b.1));
+        let mut kinds = Kinds::default();
         let mut cells = Vec::with_capacity(groups.len() * groups.len());
         for (from, _) in &groups {
             for (to, _) in &groups {
@@ -171,7 +201,7 @@ impl Matrix {
                     .flat_map(|from| to.iter().map(move |to| (*from, *to)));
                 let ids: BTreeSet<CellIds> =
                     pairs.filter_map(|(from, to)| self.cell(from, to)).collect();
-                cells.push(self.merge(&ids));
+                cells.push(kinds.number(self.merge(&ids)));
             }
         }
         let external = |classes: &BTreeSet<usize>| {
@@ -190,6 +220,7 @@ impl Matrix {
             .collect();
         self.classes = classes;
         self.cells = cells;
+        self.kinds = kinds;
         self
     }
 
@@ -241,15 +272,34 @@ pub fn namespace_of(endpoint: &Endpoint) -> String {
     }
 }
 
-fn cell(
-    evaluator: &Evaluator<'_>,
-    sets: &mut Sets,
-    source: &Class,
-    destination: &Class,
-    itself: bool,
-    port: &PortQuery,
-) -> CellIds {
-    let asked = match port {
+/// What gets through from one member of a class to another.
+fn inside(evaluator: &Evaluator<'_>, sets: &mut Sets, class: &Class, port: &PortQuery) -> CellIds {
+    let asked = asked_of(class, port);
+    let mut answers: Vec<(PortSet, PortSet)> = Vec::with_capacity(2);
+    let possible = class.parties.iter().any(|seen| seen.party.has_family());
+    for seen in &class.parties {
+        if possible && !seen.party.has_family() {
+            continue;
+        }
+        let sibling;
+        let target = if let Some(other) = &seen.other {
+            other
+        } else {
+            // A workload without Pods stands for all of its replicas.
+            sibling = crate::answer::other_replica(seen.party.clone(), &seen.party.asked);
+            &sibling
+        };
+        answers.push(through(evaluator, &seen.party, target, asked.as_ref()));
+        if !possible {
+            break;
+        }
+    }
+    merge_families(sets, answers)
+}
+
+/// The ports asked about toward a class; `None` is all.
+pub fn asked_of(destination: &Class, port: &PortQuery) -> Option<PortSet> {
+    match port {
         PortQuery::All => None,
         PortQuery::Ports(..) | PortQuery::Named(..) => {
             let pod = destination
@@ -258,37 +308,14 @@ fn cell(
                 .and_then(|seen| seen.party.pod());
             Some(port.toward(pod.map_or(&[][..], |pod| &pod.ports)))
         }
-    };
-    let mut answers: Vec<(PortSet, PortSet)> = Vec::with_capacity(2);
-    let meet = source.parties.iter().zip(&destination.parties);
-    let can_meet = |(from, to): &(&Representative, &Representative)| {
-        from.party.has_family() && to.party.has_family()
-    };
-    let possible = meet.clone().any(|pair| can_meet(&pair));
-    for (from, to) in meet {
-        if possible && !can_meet(&(from, to)) {
-            continue;
-        }
-        let sibling;
-        let target = match (itself, &to.other) {
-            (false, _) => &to.party,
-            (true, Some(other)) => other,
-            // A workload without Pods stands for all of its replicas.
-            (true, None) => {
-                sibling = crate::answer::other_replica(to.party.clone(), &from.party.asked);
-                &sibling
-            }
-        };
-        let answer = through(evaluator, &from.party, target, asked.as_ref());
-        if !answers.contains(&answer) {
-            answers.push(answer);
-        }
-        if !possible {
-            break;
-        }
     }
+}
+
+/// What the families say, each of what gets through and what is unknown, as one cell.
+pub fn merge_families(sets: &mut Sets, mut answers: Vec<(PortSet, PortSet)>) -> CellIds {
+    let nothing = || PortSet::uniform(false);
+    answers.dedup();
     if answers.len() < 2 {
-        let nothing = || PortSet::uniform(false);
         let (allowed, unknown) = answers.pop().unwrap_or_else(|| (nothing(), nothing()));
         return CellIds {
             allowed: sets.id(allowed),
@@ -296,21 +323,13 @@ fn cell(
             sometimes: sets.id(nothing()),
         };
     }
-    let all = answers
-        .iter()
-        .fold(PortSet::uniform(true), |set, (allowed, _)| {
-            set.intersection(allowed)
-        });
-    let any = answers
-        .iter()
-        .fold(PortSet::uniform(false), |set, (allowed, _)| {
-            set.union(allowed)
-        });
-    let unknown = answers
-        .iter()
-        .fold(PortSet::uniform(false), |set, (_, unknown)| {
-            set.union(unknown)
-        });
+    let mut all = PortSet::uniform(true);
+    let (mut any, mut unknown) = (nothing(), nothing());
+    for (allowed, missing) in &answers {
+        all = all.intersection(allowed);
+        any = any.union(allowed);
+        unknown = unknown.union(missing);
+    }
     CellIds {
         sometimes: sets.id(any.minus(&all)),
         allowed: sets.id(all),
@@ -318,37 +337,12 @@ fn cell(
     }
 }
 
-/// The classes of all live pods: alike in every family that pods have addresses of.
+/// The classes of all live pods.
 fn classes(evaluator: &Evaluator<'_>) -> Vec<Class> {
-    let endpoints = endpoints(evaluator);
-    let pods = evaluator.snapshot().pods.values();
-    let known: BTreeSet<Family> = pods
-        .flat_map(|pod| &pod.addresses)
-        .copied()
-        .map(family_of)
-        .collect();
-    let mut families: Vec<Option<Family>> = known.into_iter().map(Some).collect();
-    if families.is_empty() {
-        families.push(None);
-    }
-    let mut keys: BTreeMap<Endpoint, Vec<usize>> = BTreeMap::new();
-    for family in &families {
-        for (index, class) in evaluator
-            .classes(&endpoints, *family)
-            .into_iter()
-            .enumerate()
-        {
-            for member in class.members {
-                keys.entry(member).or_default().push(index);
-            }
-        }
-    }
-    let mut groups: BTreeMap<Vec<usize>, Vec<Endpoint>> = BTreeMap::new();
-    for (endpoint, key) in keys {
-        groups.entry(key).or_default().push(endpoint);
-    }
+    let families = known_families(evaluator);
+    let groups = alike(evaluator, &endpoints(evaluator));
     let mut classes: Vec<Class> = groups
-        .into_values()
+        .into_iter()
         .map(|members| Class {
             members: members.iter().map(ToString::to_string).collect(),
             parties: families
@@ -372,27 +366,46 @@ fn classes(evaluator: &Evaluator<'_>) -> Vec<Class> {
     classes
 }
 
+/// Pods and nodes that are alike in every family that pods have addresses of. Members are sorted.
+pub fn alike(evaluator: &Evaluator<'_>, endpoints: &[Endpoint]) -> Vec<Vec<Endpoint>> {
+    let mut keys: BTreeMap<Endpoint, Vec<usize>> = BTreeMap::new();
+    for family in known_families(evaluator) {
+        let classes = evaluator.classes(endpoints, family);
+        for (index, class) in classes.into_iter().enumerate() {
+            for member in class.members {
+                keys.entry(member).or_default().push(index);
+            }
+        }
+    }
+    let mut groups: BTreeMap<Vec<usize>, Vec<Endpoint>> = BTreeMap::new();
+    for (endpoint, key) in keys {
+        groups.entry(key).or_default().push(endpoint);
+    }
+    groups.into_values().collect()
+}
+
+/// The families that pods have addresses of; `None` if nothing is known of addresses.
+fn known_families(evaluator: &Evaluator<'_>) -> Vec<Option<Family>> {
+    let pods = evaluator.snapshot().pods.values();
+    let addresses = pods.flat_map(|pod| &pod.addresses).copied();
+    let known: BTreeSet<Family> = addresses.map(family_of).collect();
+    if known.is_empty() {
+        return vec![None];
+    }
+    known.into_iter().map(Some).collect()
+}
+
 fn external(evaluator: &Evaluator<'_>, group: &Group) -> Class {
     let members = group.ranges.iter().map(ToString::to_string).collect();
-    let pods = evaluator.snapshot().pods.values();
-    let known: BTreeSet<Family> = pods
-        .flat_map(|pod| &pod.addresses)
-        .copied()
-        .map(family_of)
-        .collect();
     let own = match &group.endpoint {
         Endpoint::Address(address) => Some(family_of(*address)),
         Endpoint::Pod(_) | Endpoint::Node(_) => None,
     };
-    let mut families: Vec<Option<Family>> = known.into_iter().map(Some).collect();
-    if families.is_empty() {
-        families.push(None);
-    }
     Class {
         members,
         endpoints: Vec::new(),
         external: true,
-        parties: families
+        parties: known_families(evaluator)
             .into_iter()
             .map(|family| {
                 let mut party = evaluator.party(&group.endpoint, family);
@@ -410,6 +423,11 @@ fn external(evaluator: &Evaluator<'_>, group: &Group) -> Class {
 }
 
 impl Class {
+    /// The first member as the family of this number sees it.
+    pub fn party(&self, family: usize) -> Option<&Party> {
+        self.parties.get(family).map(|seen| &seen.party)
+    }
+
     /// The first member as each family sees it.
     pub fn parties(&self) -> impl Iterator<Item = (Option<Family>, &Party)> {
         self.parties.iter().map(|seen| (seen.family, &seen.party))

@@ -38,13 +38,14 @@ pub fn grouped(io: &Io<'_>, world: &World, matrix: &Matrix, format: Format) -> a
         Format::Jsonl => {
             let mut out = sink(io)?;
             let json = Json::new(matrix);
-            for (from, to, cell) in matrix.cells() {
-                writeln!(out, "{}", json.cell(from, to, cell))?;
+            for (from, to, kind) in matrix.numbered() {
+                json.cell(&mut out, from, to, kind)?;
+                writeln!(out)?;
             }
             Ok(out.flush()?)
         }
-        Format::Csv => io.answer(&table::csv(&rows(matrix, false))),
-        Format::Md => io.answer(&table::markdown(&rows(matrix, true))),
+        Format::Csv => rows(io, matrix, true, table::csv),
+        Format::Md => rows(io, matrix, false, table::markdown_rows),
         Format::Text
         | Format::Wide
         | Format::Dot
@@ -54,8 +55,10 @@ pub fn grouped(io: &Io<'_>, world: &World, matrix: &Matrix, format: Format) -> a
         | Format::Sarif
         | Format::Junit
         | Format::Github => {
-            io.answer(&(text(matrix, format == Format::Wide) + &io.scope(world)))?;
-            Ok(())
+            let mut out = sink(io)?;
+            text(&mut out, matrix, format == Format::Wide)?;
+            write!(out, "{}", io.scope(world))?;
+            Ok(out.flush()?)
         }
     }
 }
@@ -131,18 +134,16 @@ pub fn expanded(
 /// A cell per pair of names, without what decided it.
 pub fn expanded_names(io: &Io<'_>, matrix: &Matrix, format: Format) -> anyhow::Result<()> {
     let pairs = || {
-        matrix.cells().flat_map(move |(from, to, cell)| {
+        matrix.numbered().flat_map(move |(from, to, kind)| {
             let of = |class: usize| {
                 matrix
                     .classes
                     .get(class)
                     .map_or(&[][..], |class| &class.members)
             };
-            of(from).iter().flat_map(move |src| {
-                of(to)
-                    .iter()
-                    .map(move |dst| (src.clone(), dst.clone(), cell))
-            })
+            of(from)
+                .iter()
+                .flat_map(move |src| of(to).iter().map(move |dst| (src, dst, kind)))
         })
     };
     match format {
@@ -156,12 +157,12 @@ pub fn expanded_names(io: &Io<'_>, matrix: &Matrix, format: Format) -> anyhow::R
                     "{{\"apiVersion\":\"netpol-analyze/v1\",\"kind\":\"Matrix\",\"cells\":["
                 )?;
             }
-            for (index, (src, dst, cell)) in pairs().enumerate() {
+            for (index, (src, dst, kind)) in pairs().enumerate() {
                 if !lines && index > 0 {
                     write!(out, ",")?;
                 }
-                let (src, dst) = (quoted(&src)?, quoted(&dst)?);
-                write!(out, "{{\"src\":{src},\"dst\":{dst},{}}}", json.body(cell))?;
+                let (src, dst) = (quoted(src)?, quoted(dst)?);
+                write!(out, "{{\"src\":{src},\"dst\":{dst},{}}}", json.body(kind))?;
                 if lines {
                     writeln!(out)?;
                 }
@@ -197,25 +198,24 @@ pub fn expanded_names(io: &Io<'_>, matrix: &Matrix, format: Format) -> anyhow::R
             if format == Format::Md {
                 write!(out, "{}", row(vec!["---".to_owned(); 5]))?;
             }
-            for (src, dst, cell) in pairs() {
-                let (allowed, unknown) = (matrix.set(cell.allowed), matrix.set(cell.unknown));
-                let word = word(matrix, cell);
-                let unknown = if is_nothing(&unknown) {
-                    String::new()
-                } else {
-                    spell_ports(&unknown)
-                };
-                write!(
-                    out,
-                    "{}",
-                    row(vec![
-                        src,
-                        dst,
-                        word.to_owned(),
-                        spell_ports(&allowed),
-                        unknown
-                    ])
-                )?;
+            let spelt: Vec<[String; 3]> = matrix
+                .kinds()
+                .iter()
+                .map(|cell| {
+                    let unknown = matrix.set(cell.unknown);
+                    let unknown = if is_nothing(&unknown) {
+                        String::new()
+                    } else {
+                        spell_ports(&unknown)
+                    };
+                    let allowed = spell_ports(&matrix.set(cell.allowed));
+                    [word(matrix, *cell).to_owned(), allowed, unknown]
+                })
+                .collect();
+            for (src, dst, kind) in pairs() {
+                let words = spelt.get(kind).into_iter().flatten();
+                let cells = [src, dst].into_iter().chain(words);
+                write!(out, "{}", row(cells.cloned().collect()))?;
             }
             Ok(out.flush()?)
         }
@@ -251,51 +251,49 @@ fn write_json(out: &mut impl Write, matrix: &Matrix) -> anyhow::Result<()> {
     serde_json::to_writer(&mut *out, &classes)?;
     write!(out, ",\"cells\":[")?;
     let json = Json::new(matrix);
-    for (index, (from, to, cell)) in matrix.cells().enumerate() {
+    for (index, (from, to, kind)) in matrix.numbered().enumerate() {
         if index > 0 {
             write!(out, ",")?;
         }
-        write!(out, "{}", json.cell(from, to, cell))?;
+        json.cell(out, from, to, kind)?;
     }
     write!(out, "]}}")?;
     Ok(())
 }
 
-/// Every set, spelt once.
+/// Every different cell without its ends, spelt once.
 struct Json {
-    sets: Vec<String>,
-    empty: Vec<bool>,
+    bodies: Vec<String>,
 }
 
 impl Json {
     fn new(matrix: &Matrix) -> Self {
-        let ids = 0..u32::try_from(matrix.set_count()).unwrap_or(u32::MAX);
-        let sets: Vec<PortSet> = ids.map(|id| matrix.set(id)).collect();
-        let spell = |set: &PortSet| {
-            let json: PortsJson = ports_json(set);
-            serde_json::to_string(&json).unwrap_or_default()
+        let body = |cell: &CellIds| {
+            let spell = |set: &PortSet| {
+                let json: PortsJson = ports_json(set);
+                serde_json::to_string(&json).unwrap_or_default()
+            };
+            let mut body = format!("\"allowed\":{}", spell(&matrix.set(cell.allowed)));
+            for (name, id) in [("sometimes", cell.sometimes), ("unknown", cell.unknown)] {
+                let set = matrix.set(id);
+                if !is_nothing(&set) {
+                    // Writing to a String cannot fail.
+                    let _ = write!(body, ",\"{name}\":{}", spell(&set));
+                }
+            }
+            body
         };
         Self {
-            empty: sets.iter().map(is_nothing).collect(),
-            sets: sets.iter().map(spell).collect(),
+            bodies: matrix.kinds().iter().map(body).collect(),
         }
     }
 
-    fn cell(&self, from: usize, to: usize, cell: CellIds) -> String {
-        format!("{{\"src\":{from},\"dst\":{to},{}}}", self.body(cell))
+    fn cell(&self, out: &mut impl Write, from: usize, to: usize, kind: usize) -> io::Result<()> {
+        write!(out, "{{\"src\":{from},\"dst\":{to},{}}}", self.body(kind))
     }
 
-    fn body(&self, cell: CellIds) -> String {
-        let set = |id: u32| self.sets.get(id as usize).map_or("[]", String::as_str);
-        let has = |id: u32| self.empty.get(id as usize) == Some(&false);
-        let mut body = format!("\"allowed\":{}", set(cell.allowed));
-        if has(cell.sometimes) {
-            let _ = write!(body, ",\"sometimes\":{}", set(cell.sometimes));
-        }
-        if has(cell.unknown) {
-            let _ = write!(body, ",\"unknown\":{}", set(cell.unknown));
-        }
-        body
+    fn body(&self, kind: usize) -> &str {
+        self.bodies.get(kind).map_or("", String::as_str)
     }
 }
 
@@ -354,34 +352,54 @@ fn word(matrix: &Matrix, cell: CellIds) -> &'static str {
     }
 }
 
-fn text(matrix: &Matrix, wide: bool) -> String {
-    let mut text = String::new();
+fn text(out: &mut impl Write, matrix: &Matrix, wide: bool) -> io::Result<()> {
     for (id, class) in matrix.classes.iter().enumerate() {
-        let _ = writeln!(text, "class {id}: {}", some_of(&class.members, wide));
+        writeln!(out, "class {id}: {}", some_of(&class.members, wide))?;
     }
-    text.push('\n');
-    let name = |class: usize| match matrix
+    writeln!(out)?;
+    let names: Vec<String> = matrix
         .classes
-        .get(class)
-        .map(|class| class.members.as_slice())
-    {
-        Some([only]) => only.clone(),
-        Some([first, rest @ ..]) => format!("{first} (+{})", rest.len()),
-        Some([]) | None => String::new(),
+        .iter()
+        .map(|class| brief(&class.members))
+        .collect();
+    let words: Vec<String> = spelt(matrix);
+    let admitted = || {
+        matrix.numbered().filter_map(|(from, to, kind)| {
+            let words = words.get(kind).filter(|words| *words != "nothing")?;
+            Some((names.get(from)?, names.get(to)?, words))
+        })
     };
-    let mut rows = Vec::new();
-    let mut denied = 0;
-    for (from, to, cell) in matrix.cells() {
-        let words = spell_cell(matrix, cell);
-        if words == "nothing" {
-            denied += 1;
-            continue;
-        }
-        rows.push(vec![name(from), "->".to_owned(), name(to), words]);
+    // Two passes over the cells, so that the lines need not be kept to be aligned.
+    let (mut cells, mut widest) = (0, [0; 2]);
+    for (from, to, _) in admitted() {
+        cells += 1;
+        widest = [widest[0].max(width(from)), widest[1].max(width(to))];
     }
-    text.push_str(&table::columns(&rows, ""));
-    let _ = writeln!(text, "{denied} other pairs of classes: not allowed");
-    text
+    for (from, to, words) in admitted() {
+        let [of_from, of_to] = [widest[0] - width(from), widest[1] - width(to)];
+        writeln!(out, "{from}{:of_from$}  ->  {to}{:of_to$}  {words}", "", "")?;
+    }
+    let denied = matrix.numbered().count() - cells;
+    writeln!(out, "{denied} other pairs of classes: not allowed")
+}
+
+fn width(text: &str) -> usize {
+    text.chars().count()
+}
+
+/// A class in a few words.
+fn brief(members: &[String]) -> String {
+    match members {
+        [only] => only.clone(),
+        [first, rest @ ..] => format!("{first} (+{})", rest.len()),
+        [] => String::new(),
+    }
+}
+
+/// Every different cell in words.
+fn spelt(matrix: &Matrix) -> Vec<String> {
+    let kinds = matrix.kinds().iter();
+    kinds.map(|cell| spell_cell(matrix, *cell)).collect()
 }
 
 fn spell_cell(matrix: &Matrix, cell: CellIds) -> String {
@@ -397,26 +415,42 @@ fn spell_cell(matrix: &Matrix, cell: CellIds) -> String {
     words
 }
 
-fn rows(matrix: &Matrix, short: bool) -> Vec<Vec<String>> {
-    let name = |class: usize| {
-        let members = matrix
-            .classes
-            .get(class)
-            .map(|class| class.members.as_slice());
-        some_of(members.unwrap_or_default(), !short)
-    };
-    let head = ["src", "dst", "verdict", "allowed"]
-        .map(str::to_owned)
-        .to_vec();
-    let cells = matrix.cells().map(|(from, to, cell)| {
-        vec![
-            name(from),
-            name(to),
-            word(matrix, cell).to_owned(),
-            spell_cell(matrix, cell),
-        ]
-    });
-    std::iter::once(head).chain(cells).collect()
+/// A table with a head and a row per pair of classes.
+fn rows(
+    io: &Io<'_>,
+    matrix: &Matrix,
+    all: bool,
+    spell: impl Fn(&[Vec<String>]) -> String,
+) -> anyhow::Result<()> {
+    let mut out = sink(io)?;
+    let mut head = vec![
+        ["src", "dst", "verdict", "allowed"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    if !all {
+        head.push(vec!["---".to_owned(); 4]);
+    }
+    write!(out, "{}", spell(&head))?;
+    let classes = matrix.classes.iter();
+    let names: Vec<String> = classes.map(|class| some_of(&class.members, all)).collect();
+    let verdicts = matrix.kinds().iter().map(|cell| word(matrix, *cell));
+    let words: Vec<(&str, String)> = verdicts.zip(spelt(matrix)).collect();
+    for (from, to, kind) in matrix.numbered() {
+        let (Some(from), Some(to), Some((verdict, allowed))) =
+            (names.get(from), names.get(to), words.get(kind))
+        else {
+            continue;
+        };
+        let row = vec![
+            from.clone(),
+            to.clone(),
+            (*verdict).to_owned(),
+            allowed.clone(),
+        ];
+        write!(out, "{}", spell(&[row]))?;
+    }
+    Ok(out.flush()?)
 }
 
 fn some_of(members: &[String], all: bool) -> String {

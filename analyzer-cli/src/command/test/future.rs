@@ -2,7 +2,10 @@
 //! Does a promise hold for namespaces that do not exist yet? One namespace for every way in which policies
 //! could treat it, and in each, as in those that exist, one pod for every way.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use policy_compiler::{
     Snapshot,
@@ -17,7 +20,7 @@ use policy_compiler::{
     verdict::Endpoint,
 };
 
-use super::{Counterexample, Outcome, spec::ForAll};
+use super::{super::matrix::alike, Counterexample, Outcome, spec::ForAll};
 use crate::{
     answer::families,
     flow::{PortQuery, is_nothing},
@@ -60,13 +63,15 @@ pub fn judge(world: &World, for_all: &ForAll, asked: &PortQuery) -> Outcome {
             Some((&pod.key, &namespace.labels))
         })
         .collect();
+    let groups = question.groups(&labelled);
     let (mut pairs, mut doubt): (usize, Option<Counterexample>) = (0, None);
-    for src in &labelled {
-        for dst in &labelled {
+    // The first members come in the order of all pods, and the first counterexample is one of theirs.
+    for (src, sources) in &groups {
+        for (dst, destinations) in &groups {
             if !question.may_differ(src, dst) {
                 continue;
             }
-            pairs += 1;
+            pairs += sources * destinations;
             match question.ask(src.0, dst.0) {
                 Some(Outcome::Unknown(found)) => {
                     doubt.get_or_insert(found);
@@ -115,7 +120,42 @@ struct Question<'q> {
     ports: &'q Ports,
 }
 
+type Labelled<'p> = (&'p PodKey, &'p Labels);
+/// Namespace, class, whether the pod does not exist yet, and what is asked about toward it.
+type Kind<'p> = (&'p Arc<str>, Option<usize>, bool, PortSet);
+
 impl Question<'_> {
+    /// The first of all pods of one namespace that nothing tells apart, and how many they are.
+    fn groups<'p>(&self, pods: &[Labelled<'p>]) -> Vec<(Labelled<'p>, usize)> {
+        let ends: Vec<Endpoint> = pods
+            .iter()
+            .map(|pod| Endpoint::Pod(pod.0.clone()))
+            .collect();
+        let classes = alike(self.evaluator, &ends);
+        let class_of: BTreeMap<&Endpoint, usize> = classes
+            .iter()
+            .enumerate()
+            .flat_map(|(class, members)| members.iter().map(move |member| (member, class)))
+            .collect();
+        let mut known: BTreeMap<Kind<'_>, usize> = BTreeMap::new();
+        let mut groups: Vec<(Labelled<'p>, usize)> = Vec::new();
+        for (pod, end) in pods.iter().zip(&ends) {
+            let declared = self.evaluator.snapshot().pods.get(pod.0);
+            let asked = self
+                .asked
+                .toward(declared.map_or(&[][..], |pod| &pod.ports));
+            let is_new = self.symbols.contains(pod.0);
+            let key = (&pod.0.namespace, class_of.get(end).copied(), is_new, asked);
+            let next = groups.len();
+            let group = *known.entry(key).or_insert(next);
+            match groups.get_mut(group) {
+                Some((_, count)) => *count += 1,
+                None => groups.push((*pod, 1)),
+            }
+        }
+        groups
+    }
+
     /// Whether the namespaces of two pods can have different values of the label.
     fn may_differ(&self, a: &(&PodKey, &Labels), b: &(&PodKey, &Labels)) -> bool {
         if a.1.get(self.key) != b.1.get(self.key) {

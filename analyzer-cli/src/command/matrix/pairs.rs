@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What gets through between two different classes? Every combination of what the two sides say is
+//! worked out once.
+
+use std::collections::HashMap;
+
+use policy_compiler::{
+    partial::{Evaluator, Grid, Party},
+    portmap::PortSet,
+};
+
+use super::classes::{Class, Kinds, Sets, asked_of, merge_families};
+use crate::flow::PortQuery;
+
+/// What the two sides say in one family: numbers of partitions.
+type Sides = (u32, u32);
+
+/// The cells between different classes.
+pub struct Pairs {
+    /// One per family.
+    grids: Vec<Grid>,
+    /// By class: in which families it has an address, as bits.
+    families: Vec<u8>,
+    /// By class: the number in `questions` of what is asked about toward it.
+    asked: Vec<usize>,
+    questions: Vec<Option<PortSet>>,
+    known: HashMap<([Option<Sides>; 2], usize), u32>,
+}
+
+impl Pairs {
+    /// Asks about every pair of classes, family by family.
+    pub fn new(evaluator: &Evaluator<'_>, classes: &[Class], port: &PortQuery) -> Self {
+        let count = classes.iter().map(|class| class.parties().count()).max();
+        let grids = (0..count.unwrap_or_default()).map(|family| {
+            let seen = classes.iter().filter_map(|class| class.party(family));
+            let parties: Vec<&Party> = seen.collect();
+            evaluator.grid(&parties)
+        });
+        let mut questions: Vec<Option<PortSet>> = Vec::new();
+        let asked = classes.iter().map(|class| {
+            let asked = asked_of(class, port);
+            let known = questions.iter().position(|known| *known == asked);
+            known.unwrap_or_else(|| {
+                questions.push(asked);
+                questions.len() - 1
+            })
+        });
+        let asked = asked.collect();
+        let bits = |class: &Class| {
+            let has = class.parties().map(|(_, party)| party.has_family());
+            has.enumerate()
+                .fold(0, |bits, (family, has)| bits | u8::from(has) << family)
+        };
+        Self {
+            grids: grids.collect(),
+            families: classes.iter().map(bits).collect(),
+            asked,
+            questions,
+            known: HashMap::new(),
+        }
+    }
+
+    /// The number of the cell from one class to another.
+    pub fn between(&mut self, from: usize, to: usize, sets: &mut Sets, kinds: &mut Kinds) -> u32 {
+        let of = |class: usize| self.families.get(class).copied().unwrap_or_default();
+        // Ends that cannot meet still have policies; say what those say of the first family.
+        let families = match of(from) & of(to) {
+            0 => 1,
+            both => both,
+        };
+        let mut sides = [None; 2];
+        for (family, (grid, sides)) in self.grids.iter().zip(&mut sides).enumerate() {
+            if families >> family & 1 == 1 {
+                *sides = Some(grid.pair(from, to));
+            }
+        }
+        let question = self.asked.get(to).copied().unwrap_or_default();
+        let (grids, questions) = (&self.grids, &self.questions);
+        *self.known.entry((sides, question)).or_insert_with(|| {
+            let asked = questions.get(question).and_then(Option::as_ref);
+            let answers = grids.iter().zip(sides).filter_map(|(grid, sides)| {
+                let (allowed, unknown) = grid.through(sides?);
+                Some(match asked {
+                    None => (allowed, unknown),
+                    Some(asked) => (allowed.intersection(asked), unknown.intersection(asked)),
+                })
+            });
+            kinds.number(merge_families(sets, answers.collect()))
+        })
+    }
+}
