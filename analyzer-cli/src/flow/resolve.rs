@@ -219,8 +219,14 @@ fn pod_or_workload(namespace: &str, name: &str, snapshot: &Snapshot) -> Result<N
     if let [kind] = owners.into_iter().collect::<Vec<_>>().as_slice() {
         return workload(namespace, kind, name, snapshot);
     }
-    let known = snapshot.pods.keys().map(ToString::to_string);
-    Err(missing("pod", &key.to_string(), known))
+    let pods = snapshot.pods.keys().map(ToString::to_string);
+    // As long as it is unambiguous, a workload's kind can be left out.
+    let short = snapshot.pods.values().filter_map(|pod| {
+        let (_, name) = pod.owner.as_ref()?;
+        Some(format!("{}/{name}", pod.key.namespace))
+    });
+    let known = pods.chain(workloads(snapshot)).chain(short);
+    Err(missing("pod or workload", &key.to_string(), known))
 }
 
 fn workload(
@@ -240,18 +246,19 @@ fn workload(
     let short = kind.to_ascii_lowercase();
     let full = format!("{namespace}/{short}/{name}");
     if groups.is_empty() {
-        let known = snapshot.pods.values().filter_map(|pod| {
-            let (kind, name) = pod.owner.as_ref()?;
-            Some(format!(
-                "{}/{}/{name}",
-                pod.key.namespace,
-                kind.to_ascii_lowercase()
-            ))
-        });
-        let known: BTreeSet<String> = known.collect();
-        return Err(missing("workload with pods", &full, known.into_iter()));
+        return Err(missing("workload with pods", &full, workloads(snapshot)));
     }
     Ok((full, groups))
+}
+
+/// The names of all workloads that have pods.
+fn workloads(snapshot: &Snapshot) -> impl Iterator<Item = String> {
+    let names = snapshot.pods.values().filter_map(|pod| {
+        let (kind, name) = pod.owner.as_ref()?;
+        let kind = kind.to_ascii_lowercase();
+        Some(format!("{}/{kind}/{name}", pod.key.namespace))
+    });
+    names.collect::<BTreeSet<String>>().into_iter()
 }
 
 fn owned_pods<'s>(
@@ -346,7 +353,14 @@ fn spell(term: &policy_compiler::model::Requirement) -> String {
 
 fn missing(what: &str, name: &str, known: impl Iterator<Item = String>) -> UsageError {
     let error = UsageError::new(format!("there is no {what} `{name}`"));
-    match nearest(name, known) {
+    let last = |path: &str| path.rsplit('/').next().map(str::to_owned);
+    let known: Vec<String> = known.filter(|other| other != name).collect();
+    // A namespace is forgotten more often than a name is misspelt.
+    let namesake = known.iter().find(|other| last(other) == last(name));
+    match namesake
+        .cloned()
+        .or_else(|| nearest(name, known.into_iter()))
+    {
         Some(near) => error.help(format!("there is `{near}`")),
         None => error,
     }

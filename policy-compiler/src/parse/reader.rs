@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
+use strsim::osa_distance;
 
 use super::Parsed;
 use crate::{
@@ -355,34 +356,10 @@ fn similar<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
     let name = name.to_ascii_lowercase();
     known
         .iter()
-        .map(|known| (distance(&name, &known.to_ascii_lowercase()), *known))
+        .map(|known| (osa_distance(&name, &known.to_ascii_lowercase()), *known))
         .filter(|(distance, known)| *distance * 3 <= known.len())
         .min()
         .map(|(_, known)| known)
-}
-
-/// Levenshtein distance of short words.
-fn distance(a: &str, b: &str) -> usize {
-    if a.len().abs_diff(b.len()) > 4 {
-        return usize::MAX / 4;
-    }
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        for (cell, y) in row.iter_mut().skip(1).zip(b.bytes()) {
-            let next = (diagonal + usize::from(x != y))
-                .min(left + 1)
-                .min(*cell + 1);
-            diagonal = *cell;
-            *cell = next;
-            left = next;
-        }
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
-    }
-    row.last().copied().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -395,7 +372,6 @@ mod tests {
         assert_eq!(similar("PodSelector", &known), Some("podSelector"));
         assert_eq!(similar("ipblok", &known), Some("ipBlock"));
         assert_eq!(similar("services", &known), None);
-        assert_eq!(distance("kitten", "sitting"), 3);
-        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(similar("form", &["from", "ports"]), Some("from"));
     }
 }
