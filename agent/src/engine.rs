@@ -20,7 +20,7 @@ use policy_compiler::{
     model::PodKey,
 };
 use policy_ebpf_common::{abi::Event, decide::Outcome, flow::Direction};
-use tracing::warn;
+use tracing::{info_span, instrument, warn};
 
 pub use self::recording::{Call, Recording};
 
@@ -257,6 +257,7 @@ impl<D: Datapath> Engine<D> {
 
     /// Makes `snapshot` the newest and publishes its tables, if they differ from those in force. On an
     /// error the tables in force stay.
+    #[instrument(skip_all, fields(node = %self.node))]
     pub fn apply(&mut self, snapshot: Snapshot) -> Result<(), ApplyError> {
         if let Some(compiler) = &self.compiler {
             let changes = compiler.snapshot().changes_to(&snapshot);
@@ -265,7 +266,8 @@ impl<D: Datapath> Engine<D> {
             }
         }
         let started = Instant::now();
-        self.compiler = Some(Compiler::new(&self.node, snapshot));
+        let compile = info_span!("compile", node = %self.node);
+        self.compiler = Some(compile.in_scope(|| Compiler::new(&self.node, snapshot)));
         self.lowered = None;
         self.is_behind = true;
         self.ahead = Ahead::Everything;
@@ -275,6 +277,7 @@ impl<D: Datapath> Engine<D> {
     /// Makes `changes` true of the newest snapshot, in order, and publishes its tables if they differ from
     /// those in force. On an error the tables in force stay. The first snapshot comes whole
     /// ([`Self::apply`]); before it, changes are of the empty cluster.
+    #[instrument(skip_all, fields(node = %self.node, changes = changes.len()))]
     pub fn follow(&mut self, changes: Vec<Change>) -> Result<(), ApplyError> {
         let started = Instant::now();
         let node = &self.node;
@@ -283,6 +286,7 @@ impl<D: Datapath> Engine<D> {
             .get_or_insert_with(|| Compiler::new(node, Snapshot::default()));
         let mut delta = Delta::default();
         let mut is_rebuilt = false;
+        let compile = info_span!("compile", %node).entered();
         for change in changes {
             match &mut self.ahead {
                 Ahead::Changes(ahead) if ahead.len() < MANY => ahead.push(change.clone()),
@@ -296,6 +300,7 @@ impl<D: Datapath> Engine<D> {
                 Applied::Rebuilt => is_rebuilt = true,
             }
         }
+        drop(compile);
         if is_rebuilt {
             self.lowered = None;
         }
@@ -356,6 +361,7 @@ impl<D: Datapath> Engine<D> {
         if self.attached.contains(&ifindex) {
             return;
         }
+        let _span = info_span!("attach", node = %self.node, ifindex).entered();
         match self.datapath.attach(ifindex, age) {
             Ok(()) => {
                 self.attached.insert(ifindex);
@@ -424,6 +430,7 @@ impl<D: Datapath> Engine<D> {
         compiler: &mut Compiler,
     ) -> Result<Option<Image>, ApplyError> {
         if self.is_behind {
+            let lower = info_span!("lower", node = %self.node).entered();
             let capacity = &self.settings.capacity;
             let known = self.lowered.take().zip(delta);
             let followed = known.and_then(|(mut lowered, delta)| {
@@ -446,6 +453,7 @@ impl<D: Datapath> Engine<D> {
                 node: self.node.clone(),
                 source,
             })?;
+            drop(lower);
             let compile = started.elapsed();
             let result = self.publish(lowered.image(), compiler.snapshot());
             let image = lowered.image().clone();
@@ -493,6 +501,7 @@ impl<D: Datapath> Engine<D> {
         }
     }
 
+    #[instrument(skip_all, fields(node = %self.node))]
     fn publish(&mut self, image: &Image, snapshot: &Snapshot) -> Result<(), ApplyError> {
         let pods: BTreeMap<u32, PodKey> = self
             .interfaces

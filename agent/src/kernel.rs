@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Result;
 use policy_compiler::{lower::Image, model::PodKey};
 use policy_ebpf_common::abi::{Cell, Event};
+use tracing::info_span;
 
 use crate::{
     datapath::{Datapath as Bpf, Events, Hook, Options, Origin},
@@ -55,6 +56,7 @@ impl Kernel {
             match pods.get(&ifindex) {
                 Some(pod) => {
                     if endpoint.pod.as_ref() != Some(pod) {
+                        let _span = info_span!("pod", %pod, ifindex).entered();
                         if endpoint.pod.is_some() {
                             self.bpf.unbind(ifindex)?;
                         }

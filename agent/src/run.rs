@@ -44,7 +44,7 @@ pub fn run(args: &Args) -> ExitCode {
     let quiet = matches!(args.command, Command::Demo(_));
     let filter = args.log.as_deref();
     let filter = filter.unwrap_or(if quiet { "warn" } else { "info" });
-    telemetry::init(args.log_format, filter);
+    let _telemetry = telemetry::init(args.log_format, filter);
     let result = match &args.command {
         Command::Run(args) => enforce(args),
         Command::Demo(args) => demonstrate(args),
