@@ -7,11 +7,13 @@
 //! `Send`.
 //!
 //! ```text
-//! link event:     add(ifindex, origin)    the interface is in quarantine from here on
+//! new interface:  Closer::close(ifindex)  on threads of their own: nothing passes from here on
+//! link event:     add(ifindex, origin)    the interface is in quarantine, as an endpoint
 //! pod known:      bind(ifindex, pod)      takes effect with the next publish(), or at once if the
 //!                                         published tables know the pod already
 //! tables change:  publish(&image)         all endpoints switch to the new tables in one store
-//! link gone:      remove(ifindex)
+//! no pod's:       remove(ifindex)         the interface is open
+//! link gone:      Closer::forget(ifindex), forget(ifindex)
 //! every 10 s:     maintain()              drift repair, conntrack garbage collection
 //! ```
 //!
@@ -28,6 +30,7 @@ mod dump;
 mod endpoints;
 mod error;
 mod events;
+mod gate;
 mod load;
 mod mapping;
 mod maps;
@@ -35,7 +38,7 @@ mod pod;
 mod tables;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -65,6 +68,7 @@ pub use conntrack::TrackedFlow;
 pub use dump::Pinned;
 pub use error::DatapathError;
 pub use events::Events;
+pub use gate::Closer;
 pub use pod::Abi;
 
 use endpoints::Endpoints;
@@ -332,7 +336,29 @@ impl Datapath {
         for hook in [Hook::FromPod, Hook::ToPod] {
             self.cover(hook, ifindex)?;
         }
-        Ok(())
+        gate::unmark(&self.pins, ifindex)
+    }
+
+    /// What closes interfaces before they are added.
+    pub fn closer(&self) -> Result<Closer, DatapathError> {
+        Closer::new(&self.pins, self.attachment)
+    }
+
+    /// The interfaces that have programs as a pod's have: endpoints, and what a [`Closer`] has closed.
+    pub fn held(&self) -> Result<BTreeSet<u32>, DatapathError> {
+        let pinned = attach::pinned(&self.pins).map_err(|source| DatapathError::PinDirectory {
+            path: self.pins.links(),
+            source,
+        })?;
+        let pinned = pinned.into_iter();
+        let pinned = pinned.filter(|(hook, _)| matches!(hook, Hook::FromPod | Hook::ToPod));
+        let endpoints = self.endpoints.iter().map(|(ifindex, ..)| ifindex);
+        let marked = gate::marked(&self.pins)?;
+        Ok(pinned
+            .map(|(_, ifindex)| ifindex)
+            .chain(endpoints)
+            .chain(marked)
+            .collect())
     }
 
     /// Says whose interface it is. Takes effect at once if the published tables know the pod and
@@ -385,11 +411,23 @@ impl Datapath {
         Ok(())
     }
 
-    /// Forgets the interface, which may be gone already, and takes its programs off.
+    /// Forgets the interface and takes its programs off, a [`Closer`]'s too.
     pub fn remove(&mut self, ifindex: u32) -> Result<(), DatapathError> {
         for hook in [Hook::FromPod, Hook::ToPod] {
             self.uncover(hook, ifindex)?;
         }
+        gate::unmark(&self.pins, ifindex)?;
+        self.forget(ifindex)
+    }
+
+    /// Forgets the interface, which is gone. Programs are left alone: by now the number may be that of
+    /// another interface, which a [`Closer`] has closed.
+    pub fn forget(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        let stays = |(hook, other): &(Hook, u32)| {
+            *other != ifindex || !matches!(hook, Hook::FromPod | Hook::ToPod)
+        };
+        self.hooks.retain(stays);
+        self.postponed.retain(stays);
         self.pickups.retain(|(other, _)| *other != ifindex);
         self.endpoints.remove(ifindex)
     }
@@ -487,7 +525,9 @@ impl Datapath {
                     .extend(others.into_iter().map(|name| (ifindex, name)));
             }
             let found = attach::is_attached(&self.pins, self.attachment, hook, ifindex, id);
-            if found == Some(true) {
+            // What a gate has closed is new, and will be added.
+            let is_gated = || attach::is_gated(&self.pins, self.attachment, hook, ifindex);
+            if found == Some(true) || is_gated() {
                 continue;
             }
             match attach::attach(&self.pins, &mut self.ebpf, self.attachment, hook, ifindex) {

@@ -22,6 +22,8 @@ use policy_compiler::{
 use policy_ebpf_common::{abi::Event, decide::Outcome, flow::Direction};
 use tracing::{info_span, instrument, warn};
 
+use crate::net::Close;
+
 pub use self::recording::{Call, Recording};
 
 /// What the engine asks of the kernel.
@@ -33,15 +35,26 @@ pub trait Datapath {
     /// only ARP and neighbour discovery pass it.
     fn attach(&mut self, ifindex: u32, age: Age) -> anyhow::Result<()>;
 
-    /// Takes the programs off an interface, or forgets one that is gone. A late call about an interface
-    /// that no longer exists is no error.
+    /// Takes the programs off an interface that is no pod's. A late call about an interface that no longer
+    /// exists is no error.
     fn detach(&mut self, ifindex: u32) -> anyhow::Result<()>;
+
+    /// Forgets an interface that is gone, and leaves alone what may have its number by now.
+    fn forget(&mut self, ifindex: u32) -> anyhow::Result<()> {
+        self.detach(ifindex)
+    }
 
     /// Makes `desired` what every packet is judged by, all at once. On an error the tables published
     /// before stay in force, whole.
     fn publish(&mut self, desired: &Desired<'_>) -> anyhow::Result<()>;
 
-    /// Takes programs that an earlier agent left off interfaces that lead to no pod.
+    /// What closes new interfaces, on whatever thread, until [`Datapath::attach`] or
+    /// [`Datapath::release`] name them.
+    fn closer(&mut self) -> anyhow::Result<Box<dyn Close>> {
+        Ok(Box::new(()))
+    }
+
+    /// Opens interfaces that lead to no pod: takes off what an earlier agent or a gate left there.
     fn release(&mut self, _uplinks: &BTreeSet<u32>) -> anyhow::Result<()> {
         Ok(())
     }
@@ -322,10 +335,14 @@ impl<D: Datapath> Engine<D> {
     pub fn set_interfaces(&mut self, interfaces: Interfaces) -> Result<(), ApplyError> {
         for gone in self.attached.clone() {
             if !interfaces.pods.contains_key(&gone) {
-                if let Err(error) = self.datapath.detach(gone) {
-                    warn!(ifindex = gone, error = %format!("{error:#}"), "cannot detach");
+                if interfaces.uplinks.contains(&gone) {
+                    if let Err(error) = self.datapath.detach(gone) {
+                        warn!(ifindex = gone, error = %format!("{error:#}"), "cannot detach");
+                    }
+                    self.attached.remove(&gone);
+                } else {
+                    self.forget(gone);
                 }
-                self.attached.remove(&gone);
             }
         }
         if let Err(error) = self.datapath.release(&interfaces.uplinks) {
@@ -367,6 +384,15 @@ impl<D: Datapath> Engine<D> {
                 self.attached.insert(ifindex);
             }
             Err(error) => warn!(ifindex, error = %format!("{error:#}"), "cannot attach"),
+        }
+    }
+
+    /// The interface is gone. Its number may be another one's already, which has to be attached to anew.
+    pub fn forget(&mut self, ifindex: u32) {
+        if self.attached.remove(&ifindex)
+            && let Err(error) = self.datapath.forget(ifindex)
+        {
+            warn!(ifindex, error = %format!("{error:#}"), "cannot forget an interface");
         }
     }
 

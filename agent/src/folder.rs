@@ -30,7 +30,7 @@ use self::{
     watch::{Event, Watches},
 };
 use crate::{
-    engine::{Age, Datapath, Engine, PodState, Report, Settings},
+    engine::{Datapath, Engine, PodState, Report, Settings},
     event,
     names::Names,
     net::{LinkEvent, Netns},
@@ -244,9 +244,10 @@ impl<D: Datapath> Agent<D> {
         events: mpsc::Sender<Event>,
         shared: Arc<Shared>,
     ) -> Result<Self> {
+        let mut engine = Engine::new(&options.node, options.settings.clone(), datapath);
         // Watch first, look afterwards: nothing falls between.
-        let watches = Watches::start(&host, &options, events)?;
-        let engine = Engine::new(&options.node, options.settings.clone(), datapath);
+        let closer = || engine.datapath_mut().closer();
+        let watches = Watches::start(&host, &options, closer, events)?;
         Ok(Self {
             host,
             options,
@@ -284,7 +285,9 @@ impl<D: Datapath> Agent<D> {
                     pending.note(Instant::now());
                 }
                 Ok(Event::Link(event)) => {
-                    self.close_newcomer(&event);
+                    if let LinkEvent::Gone(link) = event {
+                        self.engine.forget(link.index);
+                    }
                     pending.namespaces = true;
                     pending.note(Instant::now());
                 }
@@ -298,19 +301,6 @@ impl<D: Datapath> Agent<D> {
                     self.rescan();
                 }
             }
-        }
-    }
-
-    /// Closes a new interface that leads to a pod, before anything is known of the pod.
-    fn close_newcomer(&mut self, event: &LinkEvent) {
-        let LinkEvent::Changed(link) = event else {
-            return;
-        };
-        if link.is_pair
-            && let Some(nsid) = link.peer_nsid
-            && pods::leads_to_pod(&self.host, &self.options.netns_dir, &self.named, nsid)
-        {
-            self.engine.quarantine(link.index, Age::New);
         }
     }
 

@@ -5,12 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 use policy_compiler::{lower::Image, model::PodKey};
-use policy_ebpf_common::abi::{Cell, Event};
+use policy_ebpf_common::{
+    abi::{Cell, Event},
+    flow::Direction,
+};
 use tracing::info_span;
 
 use crate::{
-    datapath::{Datapath as Bpf, Events, Hook, Options, Origin},
+    datapath::{Closer, Datapath as Bpf, Events, Hook, Options, Origin},
     engine::{Age, Datapath, Desired, Sample},
+    net::{Close, Why},
 };
 
 /// The datapath of this thread's network namespace.
@@ -106,10 +110,17 @@ impl Datapath for Kernel {
         Ok(self.bpf.remove(ifindex)?)
     }
 
+    fn forget(&mut self, ifindex: u32) -> Result<()> {
+        Ok(self.bpf.forget(ifindex)?)
+    }
+
+    fn closer(&mut self) -> Result<Box<dyn Close>> {
+        Ok(Box::new(self.bpf.closer()?))
+    }
+
     fn release(&mut self, uplinks: &BTreeSet<u32>) -> Result<()> {
-        let known = self.bpf.endpoints().into_iter();
-        for endpoint in known.filter(|endpoint| uplinks.contains(&endpoint.ifindex)) {
-            self.bpf.remove(endpoint.ifindex)?;
+        for ifindex in self.bpf.held()?.intersection(uplinks) {
+            self.bpf.remove(*ifindex)?;
         }
         Ok(())
     }
@@ -160,6 +171,20 @@ impl Datapath for Kernel {
 
     fn events(&mut self) -> Vec<Event> {
         self.events.by_ref().collect()
+    }
+}
+
+impl Close for Closer {
+    fn close(&mut self, ifindex: u32, direction: Direction, why: Why) -> Result<bool> {
+        let hook = match direction {
+            Direction::Egress => Hook::FromPod,
+            Direction::Ingress => Hook::ToPod,
+        };
+        Ok(Self::close(self, ifindex, hook, why == Why::Moved)?)
+    }
+
+    fn forget(&mut self, ifindex: u32) -> Result<()> {
+        Ok(Self::forget(self, ifindex)?)
     }
 }
 

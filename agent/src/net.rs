@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Network namespaces, and the interfaces that join them to the node.
 
+mod gate;
 mod link;
 mod netlink;
 mod netns;
 mod peer;
+mod priority;
 mod watch;
 
+pub use gate::{Close, Gate, Why};
 pub use link::Link;
 pub use netlink::{Filter, NetError, Netlink, Route};
 pub use netns::Netns;

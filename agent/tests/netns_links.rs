@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Network namespaces, veth pairs and who leads where, against the real kernel. Needs root.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use std::{path::PathBuf, sync::mpsc, time::Duration};
+use std::{
+    path::PathBuf,
+    process::Command,
+    sync::{Arc, Mutex, mpsc},
+    time::Duration,
+};
 
-use agent::net::{HostLinks, LinkEvent, LinkWatch, Netlink, Netns};
+use agent::net::{Close, Gate, HostLinks, LinkEvent, LinkWatch, Netlink, Netns, Why};
+use policy_ebpf_common::flow::Direction;
 
 /// Namespaces that go away with the test.
 struct Namespaces {
@@ -110,6 +116,154 @@ fn new_interfaces_are_announced() {
     assert!(link.is_pair);
     netlink.delete_link(link.index).unwrap();
     next(&|event| matches!(event, LinkEvent::Gone(gone) if gone.index == link.index));
+    drop(watch);
+}
+
+/// Notes what it is told to close.
+#[derive(Clone, Default)]
+struct Noted(Arc<Mutex<Vec<(u32, Direction, Why)>>>);
+
+impl Close for Noted {
+    fn close(&mut self, ifindex: u32, direction: Direction, why: Why) -> anyhow::Result<bool> {
+        self.0.lock().unwrap().push((ifindex, direction, why));
+        Ok(true)
+    }
+
+    fn forget(&mut self, _: u32) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+impl Noted {
+    /// Why interface `ifindex` was closed, in order; every time to what comes out first.
+    #[track_caller]
+    fn whys(&self, ifindex: u32) -> Vec<Why> {
+        let noted = self.0.lock().unwrap();
+        let noted: Vec<_> = noted
+            .iter()
+            .filter(|(index, ..)| *index == ifindex)
+            .collect();
+        let whys = noted.chunks(2).map(|pair| {
+            let [(_, first, why), (_, second, same)] = pair else {
+                panic!("closed to one side: {noted:?}");
+            };
+            assert_eq!((*first, *second), (Direction::Egress, Direction::Ingress));
+            assert_eq!(why, same);
+            *why
+        });
+        whys.collect()
+    }
+}
+
+/// Waits for an event about an interface, past all others.
+#[track_caller]
+fn await_event(events: &mpsc::Receiver<LinkEvent>, wanted: impl Fn(&LinkEvent) -> bool) {
+    while !wanted(&events.recv_timeout(Duration::from_secs(10)).unwrap()) {}
+}
+
+#[track_caller]
+fn ip(namespaces: &Namespaces, inside: usize, arguments: &str) {
+    let name = &namespaces.names[inside];
+    let mut command = Command::new("ip");
+    let output = command
+        .args(["-n", name])
+        .args(arguments.split(' '))
+        .output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "ip {arguments}: {output:?}");
+}
+
+#[test]
+fn a_gate_closes_what_is_new_and_what_leads_elsewhere() {
+    let mut namespaces = Namespaces::new();
+    let host = namespaces.create("gated");
+    let pod = namespaces.create("behind");
+    let other = namespaces.create("beyond");
+    let netlink = Netlink::open(&host).unwrap();
+    netlink.add_veth("before", "eth9", &pod).unwrap();
+    let index = |name: &str| netlink.link_named(name).unwrap().unwrap().index;
+
+    let noted = Noted::default();
+    let (sender, events) = mpsc::channel();
+    let closer = || Ok(Box::new(noted.clone()) as Box<dyn Close>);
+    let gate = Gate::start(&host, closer, move |event| {
+        let _ = sender.send(event);
+    });
+    let gate = gate.unwrap();
+    let is_closed = |event: &LinkEvent, wanted: u32| matches!(event, LinkEvent::Closed(link) if link.index == wanted);
+
+    netlink.add_veth("fresh", "eth0", &pod).unwrap();
+    let fresh = index("fresh");
+    await_event(&events, |event| is_closed(event, fresh));
+    assert_eq!(noted.whys(fresh), [Why::New]);
+    // That it is up, or has another name, is nothing new.
+    netlink.set_up(fresh).unwrap();
+    ip(&namespaces, 0, "link set fresh alias other");
+
+    // Both ends on the node, until one moves away.
+    netlink.add_veth("near", "far", &host).unwrap();
+    let near = index("near");
+    await_event(&events, |event| is_closed(event, near));
+    ip(
+        &namespaces,
+        0,
+        &format!("link set far netns {}", namespaces.names[1]),
+    );
+    await_event(&events, |event| is_closed(event, near));
+    assert_eq!(noted.whys(near), [Why::New, Why::Moved]);
+    netlink.set_up(near).unwrap();
+    ip(
+        &namespaces,
+        1,
+        &format!("link set far netns {}", namespaces.names[2]),
+    );
+    ip(&namespaces, 2, "link set far up");
+    await_event(
+        &events,
+        |event| matches!(event, LinkEvent::Gone(link) if link.index == near),
+    );
+    await_event(&events, |event| is_closed(event, near));
+    assert_eq!(noted.whys(near), [Why::New, Why::Moved, Why::Moved]);
+
+    // Neither what was there before nor what leads to nobody.
+    netlink.add_bridge("br0").unwrap();
+    let bridge = index("br0");
+    await_event(
+        &events,
+        |event| matches!(event, LinkEvent::Changed(link) if link.index == bridge),
+    );
+    for quiet in [index("before"), bridge] {
+        assert_eq!(noted.whys(quiet), []);
+    }
+    assert_eq!(noted.whys(fresh), [Why::New]);
+    drop((gate, other));
+}
+
+#[test]
+fn a_port_that_leaves_its_bridge_is_not_gone() {
+    let mut namespaces = Namespaces::new();
+    let host = namespaces.create("bridged");
+    let pod = namespaces.create("port");
+    let netlink = Netlink::open(&host).unwrap();
+    netlink.add_bridge("br0").unwrap();
+    netlink.add_veth("port", "eth0", &pod).unwrap();
+    let [bridge, port] =
+        ["br0", "port"].map(|name| netlink.link_named(name).unwrap().unwrap().index);
+    netlink.set_controller(port, bridge).unwrap();
+    let (sender, events) = mpsc::channel();
+    let watch = LinkWatch::start(&host, move |event| {
+        let _ = sender.send(event);
+    });
+    let watch = watch.unwrap();
+    ip(&namespaces, 0, "link set port nomaster");
+    netlink.delete_link(bridge).unwrap();
+    let gone = loop {
+        let event = events.recv_timeout(Duration::from_secs(10)).unwrap();
+        if let LinkEvent::Gone(link) = event {
+            break link.index;
+        }
+    };
+    assert_eq!(gone, bridge);
     drop(watch);
 }
 

@@ -2,7 +2,8 @@
 //! Where do packets enter?
 //!
 //! `from_pod` and `to_pod` sit on the host side of every pod's veth pair, `to_bridge` and `to_any` on
-//! the devices behind which packets go once their destination address is final.
+//! the devices behind which packets go once their destination address is final. `gate_from_pod` and
+//! `gate_to_pod` are on interfaces of which nobody has said yet whose they are.
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
@@ -74,6 +75,20 @@ pub(crate) fn to_pod(context: TcContext) -> i32 {
     let court = court(config, bank, slot, endpoint);
     let judgement = judge(&skb, &court, INGRESS, source);
     conclude(&account_of(&skb, &court, INGRESS), judgement)
+}
+
+/// Ingress of an interface that has just appeared: closed, whatever the tables say of its number.
+#[classifier]
+pub(crate) fn gate_from_pod(context: TcContext) -> i32 {
+    let skb = Skb::new(&context);
+    skb.set_tag(NO_TAG);
+    closed(&skb, Direction::Egress)
+}
+
+/// Egress of an interface that has just appeared.
+#[classifier]
+pub(crate) fn gate_to_pod(context: TcContext) -> i32 {
+    closed(&Skb::new(&context), Direction::Ingress)
 }
 
 /// Egress of every other device that packets leave the node by: judges deferred packets and removes
@@ -183,6 +198,14 @@ fn deferred(skb: &Skb, config: &Config, bank: &Bank, tag: SourceTag, receiver: O
         bank: bank.number,
     };
     conclude(&to, judgement)
+}
+
+#[inline(always)]
+fn closed(skb: &Skb, direction: Direction) -> i32 {
+    match published() {
+        Some((config, bank)) => unknown(skb, config, &bank, direction),
+        None => DROP,
+    }
 }
 
 /// An interface that user space has not told anything about: as if in quarantine.

@@ -18,13 +18,16 @@ use aya::{
     programs::{
         LinkOrder, ProgramError, SchedClassifier, TcAttachType,
         links::{FdLink, Link as _, PinnedLink},
-        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
+        tc::{
+            self, NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcHandle,
+        },
     },
 };
 use rustix::net::{AddressFamily, SocketType, netdevice, socket};
 
 use super::{
     error::DatapathError,
+    gate,
     load::{program, remove},
     maps::Pins,
 };
@@ -119,10 +122,15 @@ pub(super) fn has_predecessor(
 ) -> bool {
     match attachment {
         Attachment::Tcx => predecessor(pins, hook, ifindex).is_some(),
-        Attachment::Clsact => filters(ifindex).is_ok_and(|filters| {
-            let mut filters = filters.iter();
-            filters.any(|filter| is_ours(filter) && filter.egress == (hook != Hook::FromPod))
-        }),
+        // What a gate put there judges nothing.
+        Attachment::Clsact => {
+            !gate::is_marked(pins, ifindex)
+                && filters(ifindex).is_ok_and(|filters| {
+                    let mut filters = filters.iter();
+                    filters
+                        .any(|filter| is_ours(filter) && filter.egress == (hook != Hook::FromPod))
+                })
+        }
     }
 }
 
@@ -144,6 +152,47 @@ pub(super) fn attach(
     match attachment {
         Attachment::Tcx => attach_tcx(pins, program, hook, ifindex).map_err(failed),
         Attachment::Clsact => attach_clsact(pins, program, hook, ifindex).map_err(failed),
+    }
+}
+
+/// Puts a gate's program on the hook. Unless `again`, a program that is there stays.
+pub(super) fn close(
+    pins: &Pins,
+    program: &mut SchedClassifier,
+    attachment: Attachment,
+    hook: Hook,
+    ifindex: u32,
+    again: bool,
+) -> Result<(), AttachError> {
+    if again {
+        return match attachment {
+            Attachment::Tcx => attach_tcx(pins, program, hook, ifindex),
+            Attachment::Clsact => attach_clsact(pins, program, hook, ifindex),
+        };
+    }
+    let first = match attachment {
+        Attachment::Tcx if link_path(pins, hook, ifindex).exists() => Ok(()),
+        Attachment::Tcx => new_tcx(pins, program, hook, ifindex),
+        Attachment::Clsact => new_clsact(pins, program, hook, ifindex),
+    };
+    match first {
+        // The datapath was faster.
+        Err(error) if errno(&*error) == Some(libc::EEXIST) => Ok(()),
+        result => result,
+    }
+}
+
+/// Whether a gate has closed the hook and nothing has been put in its place.
+pub(super) fn is_gated(pins: &Pins, attachment: Attachment, hook: Hook, ifindex: u32) -> bool {
+    match attachment {
+        Attachment::Tcx => name_of(ifindex)
+            .ok()
+            .and_then(|name| SchedClassifier::query_tcx(&name, hook.side()).ok())
+            .is_some_and(|(_, programs)| {
+                let names = programs.iter().filter_map(|program| program.name_as_str());
+                names.into_iter().any(gate::is_program)
+            }),
+        Attachment::Clsact => gate::is_marked(pins, ifindex),
     }
 }
 
@@ -231,7 +280,12 @@ pub(super) fn ahead(
 /// The hooks and interfaces that have a pinned link.
 pub(super) fn pinned(pins: &Pins) -> io::Result<Vec<(Hook, u32)>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(pins.links())? {
+    let entries = match fs::read_dir(pins.links()) {
+        // Somebody removed the pins, and the links with them.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+        entries => entries?,
+    };
+    for entry in entries {
         let name = entry?.file_name();
         let Some((ifindex, hook)) = name.to_str().and_then(|name| name.split_once('-')) else {
             continue;
@@ -273,7 +327,29 @@ pub(super) fn detach_all_clsact(pins: &Pins) -> Result<(), DatapathError> {
     Ok(())
 }
 
+/// Puts the program into the pinned link of the hook, which is made if there is none.
+///
+/// The gate and the datapath may do this at the same time. Who pins second finds the other's link.
 fn attach_tcx(
+    pins: &Pins,
+    program: &mut SchedClassifier,
+    hook: Hook,
+    ifindex: u32,
+) -> Result<(), AttachError> {
+    let start = Instant::now();
+    loop {
+        match try_attach_tcx(pins, program, hook, ifindex) {
+            // The pin; or, on the interface, a link that lost its pin, which the kernel takes off in the
+            // background.
+            Err(error) if errno(&*error) == Some(libc::EEXIST) && start.elapsed() < DETACHING => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            result => return result,
+        }
+    }
+}
+
+fn try_attach_tcx(
     pins: &Pins,
     program: &mut SchedClassifier,
     hook: Hook,
@@ -281,44 +357,47 @@ fn attach_tcx(
 ) -> Result<(), AttachError> {
     let path = link_path(pins, hook, ifindex);
     let found = Some(path.clone()).filter(|path| path.exists());
-    if let Some(old_path) = found.or_else(|| predecessor(pins, hook, ifindex)) {
-        let old = FdLink::from(PinnedLink::from_pin(&old_path)?);
-        match program.attach_to_link(SchedClassifierLink::try_from(old)?) {
-            Ok(id) => {
-                // A link has as many owners as pins: there is always one.
-                let link: FdLink = program.take_link(id)?.try_into()?;
-                if old_path != path {
-                    link.pin(&path)?;
+    let found = found.or_else(|| predecessor(pins, hook, ifindex));
+    let old = found.map(|path| (PinnedLink::from_pin(&path), path));
+    match old {
+        // Removed since: the interface it was on is gone.
+        Some((Err(error), _)) if errno(&error) == Some(libc::ENOENT) => {}
+        Some((old, old_path)) => {
+            match program.attach_to_link(SchedClassifierLink::try_from(FdLink::from(old?))?) {
+                Ok(id) => {
+                    // A link has as many owners as pins: there is always one.
+                    let link: FdLink = program.take_link(id)?.try_into()?;
+                    if old_path != path {
+                        link.pin(&path)?;
+                        remove(&old_path)?;
+                    }
+                    return Ok(());
+                }
+                // The link's interface is gone and its index belongs to another one now.
+                Err(ProgramError::SyscallError(error))
+                    if error.io_error.raw_os_error() == Some(libc::ENOLINK) =>
+                {
                     remove(&old_path)?;
                 }
-                return Ok(());
+                Err(error) => return Err(error.into()),
             }
-            // The link's interface is gone and its index belongs to another one now.
-            Err(ProgramError::SyscallError(error))
-                if error.io_error.raw_os_error() == Some(libc::ENOLINK) =>
-            {
-                remove(&old_path)?;
-            }
-            Err(error) => return Err(error.into()),
         }
+        None => {}
     }
-    let name = name_of(ifindex)?;
-    let start = Instant::now();
-    let id = loop {
-        let order = TcAttachOptions::TcxOrder(hook.order());
-        match program.attach_with_options(&name, hook.side(), order) {
-            // The kernel takes a link that lost its pin off the interface in the background.
-            Err(ProgramError::SyscallError(error))
-                if error.io_error.raw_os_error() == Some(libc::EEXIST)
-                    && start.elapsed() < DETACHING =>
-            {
-                thread::sleep(Duration::from_millis(1));
-            }
-            result => break result?,
-        }
-    };
+    new_tcx(pins, program, hook, ifindex)
+}
+
+/// Makes a link and pins it, unless there is one: `EEXIST`.
+fn new_tcx(
+    pins: &Pins,
+    program: &mut SchedClassifier,
+    hook: Hook,
+    ifindex: u32,
+) -> Result<(), AttachError> {
+    let order = TcAttachOptions::TcxOrder(hook.order());
+    let id = program.attach_with_options(&name_of(ifindex)?, hook.side(), order)?;
     let link: FdLink = program.take_link(id)?.try_into()?;
-    link.pin(&path)?;
+    link.pin(link_path(pins, hook, ifindex))?;
     Ok(())
 }
 
@@ -328,28 +407,42 @@ fn attach_clsact(
     hook: Hook,
     ifindex: u32,
 ) -> Result<(), AttachError> {
+    match new_clsact(pins, program, hook, ifindex) {
+        Err(error) if errno(&*error) == Some(libc::EEXIST) => {
+            let name = name_of(ifindex)?;
+            let filter = SchedClassifierLink::attached(&name, hook.side(), PRIORITY, HANDLE, None)?;
+            let id = program.attach_to_link(filter)?;
+            keep(program, id)
+        }
+        result => result,
+    }
+}
+
+/// Makes a filter, unless there is one: `EEXIST`.
+fn new_clsact(
+    pins: &Pins,
+    program: &mut SchedClassifier,
+    hook: Hook,
+    ifindex: u32,
+) -> Result<(), AttachError> {
     let name = name_of(ifindex)?;
     match tc::qdisc_add_clsact(&name) {
         Ok(()) => fs::create_dir_all(qdisc_path(pins, ifindex))?,
         // Somebody else's, or ours of before.
-        Err(error) if is_there(&error) => {}
+        Err(error) if errno(&error) == Some(libc::EEXIST) => {}
         Err(error) => return Err(error.into()),
     }
-    let filter = SchedClassifierLink::attached(&name, hook.side(), PRIORITY, HANDLE, None)?;
-    let id = match program.attach_to_link(filter) {
-        Ok(id) => id,
-        // No filter to replace.
-        Err(_) => program.attach_with_options(
-            &name,
-            hook.side(),
-            TcAttachOptions::Netlink(NlOptions {
-                priority: PRIORITY,
-                handle: HANDLE,
-                classid: None,
-            }),
-        )?,
-    };
-    // Dropping the link would remove the filter, which has to outlive this process.
+    let options = TcAttachOptions::Netlink(NlOptions {
+        priority: PRIORITY,
+        handle: HANDLE,
+        classid: None,
+    });
+    let id = program.attach_with_options(&name, hook.side(), options)?;
+    keep(program, id)
+}
+
+/// Dropping the link would remove the filter, which has to outlive this process.
+fn keep(program: &mut SchedClassifier, id: SchedClassifierLinkId) -> Result<(), AttachError> {
     mem::forget(program.take_link(id)?);
     Ok(())
 }
@@ -392,19 +485,15 @@ fn predecessor(pins: &Pins, hook: Hook, ifindex: u32) -> Option<PathBuf> {
 }
 
 /// Removes a folder that has nothing in it; none there is fine.
-fn forget(path: &Path) -> Result<(), AttachError> {
+pub(super) fn forget(path: &Path) -> Result<(), AttachError> {
     match fs::remove_dir(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
         _ => Ok(()),
     }
 }
 
-fn is_there(error: &TcError) -> bool {
-    errno(error) == Some(libc::EEXIST)
-}
-
 /// The operating system's code at the root of an error.
-fn errno(error: &(dyn Error + 'static)) -> Option<i32> {
+pub(super) fn errno(error: &(dyn Error + 'static)) -> Option<i32> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(error) = error.downcast_ref::<io::Error>() {
@@ -420,11 +509,11 @@ fn name_of(ifindex: u32) -> io::Result<String> {
     Ok(netdevice::index_to_name(any, ifindex)?)
 }
 
-fn link_path(pins: &Pins, hook: Hook, ifindex: u32) -> PathBuf {
+pub(super) fn link_path(pins: &Pins, hook: Hook, ifindex: u32) -> PathBuf {
     pins.links().join(format!("{ifindex}-{}", hook.name()))
 }
 
 /// A folder that says that the interface's clsact qdisc is ours.
-fn qdisc_path(pins: &Pins, ifindex: u32) -> PathBuf {
+pub(super) fn qdisc_path(pins: &Pins, ifindex: u32) -> PathBuf {
     pins.directory().join("qdiscs").join(ifindex.to_string())
 }

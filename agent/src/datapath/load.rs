@@ -21,7 +21,18 @@ use super::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NETPOL_BPF_EMBED"));
 
 /// Names of the programs in the object.
-const PROGRAMS: [&str; 5] = ["from_pod", "to_pod", "to_any", "to_bridge", "clock"];
+const PROGRAMS: [&str; 7] = [
+    "from_pod",
+    "to_pod",
+    "to_any",
+    "to_bridge",
+    "gate_from_pod",
+    "gate_to_pod",
+    "clock",
+];
+
+/// Those that others than the loader use.
+const PINNED: [&str; 3] = ["gate_from_pod", "gate_to_pod", "clock"];
 
 /// Creates the maps that are not pinned yet with the sizes asked for, and loads the programs.
 /// Returns what the maps hold, which for maps that were there before is what they held.
@@ -52,7 +63,7 @@ pub(super) fn load(
             .load()
             .map_err(DatapathError::program(name))?;
     }
-    repin(pins, &mut ebpf, "clock")?;
+    repin(pins, &mut ebpf)?;
     Ok((ebpf, capacity))
 }
 
@@ -74,13 +85,15 @@ pub(super) fn pin_again(pins: &Pins, ebpf: &mut Ebpf) -> Result<(), DatapathErro
                 source: std::io::Error::other(error),
             })?;
     }
-    repin(pins, ebpf, "clock")
+    repin(pins, ebpf)
 }
 
-fn make_directories(pins: &Pins) -> Result<(), DatapathError> {
+/// Makes the folders of pins that are not there.
+pub(super) fn make_directories(pins: &Pins) -> Result<(), DatapathError> {
     for directory in [
         pins.directory().to_path_buf(),
         pins.links(),
+        pins.gate(),
         pins.directory().join("programs"),
     ] {
         fs::create_dir_all(&directory).map_err(|source| DatapathError::PinDirectory {
@@ -102,16 +115,19 @@ pub(super) fn program<'a>(
         .map_err(DatapathError::program(name))
 }
 
-/// Pins a program in the place of a predecessor's.
-fn repin(pins: &Pins, ebpf: &mut Ebpf, name: &'static str) -> Result<(), DatapathError> {
-    let path = pins.program(name);
-    remove(&path)?;
-    program(ebpf, name)?
-        .pin(&path)
-        .map_err(|error| DatapathError::PinDirectory {
-            path,
-            source: std::io::Error::other(error),
-        })
+/// Pins the programs that others use in the place of a predecessor's.
+fn repin(pins: &Pins, ebpf: &mut Ebpf) -> Result<(), DatapathError> {
+    for name in PINNED {
+        let path = pins.program(name);
+        remove(&path)?;
+        program(ebpf, name)?
+            .pin(&path)
+            .map_err(|error| DatapathError::PinDirectory {
+                path,
+                source: std::io::Error::other(error),
+            })?;
+    }
+    Ok(())
 }
 
 /// Removes a pin; none there is fine.

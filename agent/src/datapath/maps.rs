@@ -67,6 +67,11 @@ impl Pins {
         self.directory.join("links")
     }
 
+    /// One folder per interface that a gate has closed with filters.
+    pub(super) fn gate(&self) -> PathBuf {
+        self.directory.join("gate")
+    }
+
     pub(super) fn program(&self, name: &str) -> PathBuf {
         self.directory.join("programs").join(name)
     }

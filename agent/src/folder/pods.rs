@@ -14,7 +14,7 @@ use tracing::warn;
 use super::Options;
 use crate::{
     engine::Interfaces,
-    net::{HostLinks, Netlink, Netns},
+    net::{HostLinks, Netns},
 };
 
 /// The file name of a pod's network namespace. Names of pods and namespaces hold no underscore, so two
@@ -85,24 +85,6 @@ pub(super) fn interfaces(
         .map(|link| link.index)
         .collect();
     Ok(found)
-}
-
-/// Whether the namespace that the node knows as `nsid` is one of the pods'.
-pub(super) fn leads_to_pod(
-    host: &Netns,
-    dir: &Path,
-    named: &BTreeMap<PodKey, PathBuf>,
-    nsid: i32,
-) -> bool {
-    let Ok(netlink) = Netlink::open(host) else {
-        return false;
-    };
-    namespace_files(dir, named).is_ok_and(|files| {
-        files
-            .iter()
-            .filter_map(|path| Netns::open(path).ok())
-            .any(|namespace| netlink.nsid(&namespace).is_ok_and(|id| id == Some(nsid)))
-    })
 }
 
 fn namespace_files(dir: &Path, named: &BTreeMap<PodKey, PathBuf>) -> Result<BTreeSet<PathBuf>> {

@@ -15,7 +15,7 @@ use notify::{
 };
 
 use super::Options;
-use crate::net::{LinkEvent, LinkWatch, Netns};
+use crate::net::{Close, Gate, LinkEvent, Netns};
 
 /// Something changed.
 #[derive(Clone, Debug)]
@@ -33,7 +33,7 @@ pub(super) enum Event {
 /// Everything that wakes the agent up, until dropped.
 #[derive(Debug)]
 pub(super) struct Watches {
-    _links: LinkWatch,
+    _links: Gate,
     _files: RecommendedWatcher,
     namespaces: RecommendedWatcher,
     /// Folders that `namespaces` watches.
@@ -44,10 +44,11 @@ impl Watches {
     pub(super) fn start(
         host: &Netns,
         options: &Options,
+        closer: impl FnMut() -> Result<Box<dyn Close>>,
         events: mpsc::Sender<Event>,
     ) -> Result<Self> {
         let outbox = events.clone();
-        let links = LinkWatch::start(host, move |event| {
+        let links = Gate::start(host, closer, move |event| {
             let _ = outbox.send(Event::Link(event));
         })
         .context("cannot watch the node's interfaces")?;

@@ -28,7 +28,7 @@ use crate::{
     index::{Effect, Index},
     metrics::{KindLabel, Metrics, ReasonLabel, StateLabel},
     names::Names,
-    net::{HostLinks, LinkEvent, LinkWatch, Netns},
+    net::{Gate, HostLinks, Link, LinkEvent, Netns},
     pods,
     status::{findings::Survey, report::digest, writer::View},
     watch::{Event, chain},
@@ -46,7 +46,7 @@ pub(super) struct Inbox {
 /// Changes of the node's interfaces.
 pub(super) struct Links {
     events: mpsc::UnboundedReceiver<LinkEvent>,
-    _watch: LinkWatch,
+    _gate: Gate,
 }
 
 /// Turns events into tables.
@@ -102,20 +102,21 @@ impl<D: Datapath> Enforcer<D> {
     pub(super) fn new(
         config: Config,
         host: Netns,
-        engine: Engine<D>,
+        mut engine: Engine<D>,
         publish: watch::Sender<Arc<View>>,
         health: Health,
         metrics: Metrics,
     ) -> Result<(Self, Links)> {
         let (send, events) = mpsc::unbounded_channel();
-        let watch = LinkWatch::start(&host, move |event| {
+        let closer = || engine.datapath_mut().closer();
+        let gate = Gate::start(&host, closer, move |event| {
             // Nobody listens only when the agent ends.
             let _ = send.send(event);
         })
         .context("cannot watch the node's interfaces")?;
         let links = Links {
             events,
-            _watch: watch,
+            _gate: gate,
         };
         let mut enforcer = Self {
             index: Index::new(&config.node, config.options.clone()),
@@ -234,22 +235,21 @@ impl<D: Datapath> Enforcer<D> {
 
     fn link(&mut self, event: &LinkEvent) {
         match event {
-            LinkEvent::Changed(link) if link.is_pair && link.peer_nsid.is_some() => {
-                // What is known to be no pod's stays open through its changes.
-                if !self.interfaces.pods.contains_key(&link.index)
-                    && !self.interfaces.uplinks.contains(&link.index)
-                {
-                    let started = Instant::now();
-                    self.engine.quarantine(link.index, Age::New);
-                    self.metrics.attach.observe(started.elapsed().as_secs_f64());
-                    self.interfaces.pods.insert(link.index, None);
-                    self.look_soon();
-                }
+            LinkEvent::Closed(link) => {
+                // What a look has found before it was closed is closed nevertheless, until the next.
+                self.interfaces.uplinks.remove(&link.index);
+                self.close(link);
+                self.look_soon();
+            }
+            // What is known to be no pod's stays open through its changes.
+            LinkEvent::Changed(link) if !self.interfaces.uplinks.contains(&link.index) => {
+                self.close(link);
             }
             LinkEvent::Changed(_) => {}
             LinkEvent::Gone(link) => {
                 // The kernel has taken the programs off with the interface. Its number may come back for
                 // another pod's, which must not be taken for this one.
+                self.engine.forget(link.index);
                 let was_uplink = self.interfaces.uplinks.remove(&link.index);
                 self.interfaces.bridges.remove(&link.index);
                 if self.interfaces.pods.remove(&link.index).is_some() || was_uplink {
@@ -257,6 +257,20 @@ impl<D: Datapath> Enforcer<D> {
                 }
             }
             LinkEvent::Lost => self.look_soon(),
+        }
+    }
+
+    /// Makes an interface that leads to somebody an endpoint that is in quarantine, unless it is one.
+    fn close(&mut self, link: &Link) {
+        if link.is_pair
+            && link.peer_nsid.is_some()
+            && !self.interfaces.pods.contains_key(&link.index)
+        {
+            let started = Instant::now();
+            self.engine.quarantine(link.index, Age::New);
+            self.metrics.attach.observe(started.elapsed().as_secs_f64());
+            self.interfaces.pods.insert(link.index, None);
+            self.look_soon();
         }
     }
 

@@ -11,6 +11,7 @@
 mod corpus;
 mod evasion;
 mod frames;
+mod gate;
 mod lab;
 mod state;
 mod updates;

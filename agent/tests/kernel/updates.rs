@@ -35,7 +35,7 @@ fn only(port: u16) -> String {
 }
 
 /// The kernel frees a link that lost its last reference in the background.
-fn wait_until_gone(hook: Hook, ifindex: u32) {
+pub(crate) fn wait_until_gone(hook: Hook, ifindex: u32) {
     let start = Instant::now();
     while Node::programs(hook, ifindex) > 0 {
         assert!(start.elapsed() < Duration::from_secs(20), "still attached");

@@ -68,7 +68,7 @@ const SERVED: [Transport; 14] = [
 ];
 
 /// Sysctls of namespaces that answer at once.
-const QUICK: [(&str, &str); 2] = [
+pub(crate) const QUICK: [(&str, &str); 2] = [
     ("ipv6/conf/default/accept_dad", "0"),
     ("ipv4/ping_group_range", "0 2147483647"),
 ];
@@ -251,39 +251,8 @@ impl World {
         for (key, value) in QUICK {
             namespace.set_sysctl(key, value).unwrap();
         }
-        near.add_veth(name, "eth0", &namespace).unwrap();
-        let index = near.link_named(name).unwrap().unwrap().index;
-        let inside = far.link_named("eth0").unwrap().unwrap().index;
-        let gateways: [IpNet; 2] = ["169.254.1.1/32", "fe80::1/64"].map(|g| g.parse().unwrap());
-        for gateway in gateways {
-            near.add_address(index, gateway).unwrap();
-        }
-        for address in addresses {
-            far.add_address(inside, IpNet::from(*address)).unwrap();
-        }
-        near.set_up(index).unwrap();
-        far.set_up(inside).unwrap();
-        for address in addresses {
-            let route = |to: IpNet, via, device| Route {
-                to,
-                via,
-                device,
-                source: None,
-            };
-            let (gateway, default) = match address {
-                IpAddr::V4(_) => (gateways[0], "0.0.0.0/0"),
-                IpAddr::V6(_) => (gateways[1], "::/0"),
-            };
-            near.add_route(route(IpNet::from(*address), None, index))
-                .unwrap();
-            far.add_route(route(
-                default.parse().unwrap(),
-                Some(gateway.addr()),
-                inside,
-            ))
-            .unwrap();
-        }
-        index
+        let addresses: Vec<IpNet> = addresses.iter().copied().map(IpNet::from).collect();
+        attach_pod(&near, &far, &namespace, name, &addresses)
     }
 
     /// Gives a pod of node n1 a second interface with this address, reached through the node; what the
@@ -581,6 +550,49 @@ impl World {
             })
             .collect()
     }
+}
+
+/// Makes an interface of the node that leads to `namespace`, the far end, and gives it these addresses,
+/// step by step as network plugins do. Returns the index of the node's end.
+pub(crate) fn attach_pod(
+    near: &Netlink,
+    far: &Netlink,
+    namespace: &Netns,
+    name: &str,
+    addresses: &[IpNet],
+) -> u32 {
+    near.add_veth(name, "eth0", namespace).unwrap();
+    let index = near.link_named(name).unwrap().unwrap().index;
+    let inside = far.link_named("eth0").unwrap().unwrap().index;
+    let gateways: [IpNet; 2] = ["169.254.1.1/32", "fe80::1/64"].map(|g| g.parse().unwrap());
+    for gateway in gateways {
+        near.add_address(index, gateway).unwrap();
+    }
+    for address in addresses {
+        far.add_address(inside, *address).unwrap();
+    }
+    near.set_up(index).unwrap();
+    far.set_up(inside).unwrap();
+    for address in addresses {
+        let route = |to: IpNet, via, device| Route {
+            to,
+            via,
+            device,
+            source: None,
+        };
+        let (gateway, default) = match address {
+            IpNet::V4(_) => (gateways[0], "0.0.0.0/0"),
+            IpNet::V6(_) => (gateways[1], "::/0"),
+        };
+        near.add_route(route(*address, None, index)).unwrap();
+        far.add_route(route(
+            default.parse().unwrap(),
+            Some(gateway.addr()),
+            inside,
+        ))
+        .unwrap();
+    }
+    index
 }
 
 fn cluster() -> String {
