@@ -6,7 +6,9 @@
 //! goes, the same processes are heard everywhere: they did send, and to the right places.
 //!
 //! On their own, because the kernel makes everybody who changes interfaces wait for each other.
-//! `NETPOL_NETNS_PODS` is the number of pods, `NETPOL_NETNS_STARTERS` how many start at a time.
+//! `NETPOL_NETNS_PODS` is the number of pods, `NETPOL_NETNS_STARTERS` how many start at a time. For more than
+//! about 300 pods the kernel's tables of neighbours are too small (`net.ipv4.neigh.default.gc_thresh3`, the
+//! same for `ipv6`): packets then wait for a neighbour, and not all pods are heard in the end.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
