@@ -174,3 +174,67 @@ pub fn world(settings: Settings, flows: usize) -> impl Strategy<Value = (Snapsho
         (snapshot, flows)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{strategy::ValueTree as _, test_runner::TestRunner};
+
+    use super::*;
+    use crate::model::{NetworkPeer, NetworkPort, Selection, Subject};
+
+    /// Draws clusters, and says in how many of them there is `what`.
+    fn having(settings: Settings, what: impl Fn(&Snapshot) -> bool) -> usize {
+        let mut runner = TestRunner::deterministic();
+        let clusters = snapshot(settings);
+        let drawn = (0..64).map(|_| {
+            let tree = clusters.new_tree(&mut runner);
+            tree.is_ok_and(|tree| what(&tree.current()))
+        });
+        drawn.filter(|has| *has).count()
+    }
+
+    #[track_caller]
+    fn check(off: Settings, what: impl Fn(&Snapshot) -> bool + Copy) {
+        assert!(having(Settings::default(), what) > 0);
+        assert_eq!(having(off, what), 0);
+        // Drawing has not failed.
+        assert_eq!(having(off, |_| true), 64);
+    }
+
+    #[test]
+    fn nothing_is_broken_where_that_is_switched_off() {
+        let off = Settings {
+            broken: false,
+            domains: false,
+            ..Settings::default()
+        };
+        check(off, |snapshot| {
+            let mut network = snapshot.network_policies.values();
+            let is_broken = network.any(|policy| {
+                let rules = policy.ingress.iter().chain(&policy.egress).flatten();
+                policy.pod_selector == Selection::Nothing
+                    || rules.into_iter().any(|rule| {
+                        let peers = rule.peers.iter().flatten();
+                        let ports = rule.ports.iter().flatten();
+                        peers.into_iter().any(|peer| *peer == NetworkPeer::Nothing)
+                            || ports.into_iter().any(|port| *port == NetworkPort::Nothing)
+                    })
+            });
+            let mut admin = snapshot.admin_policies.values();
+            is_broken
+                || admin.any(|policy| {
+                    let mut rules = policy.ingress.iter().chain(&policy.egress);
+                    policy.subject == Subject::Nothing || rules.any(|rule| rule.closed.is_some())
+                })
+        });
+    }
+
+    #[test]
+    fn nobody_learns_names_where_that_is_switched_off() {
+        let off = Settings {
+            domains: false,
+            ..Settings::default()
+        };
+        check(off, |snapshot| snapshot.domains.is_some());
+    }
+}

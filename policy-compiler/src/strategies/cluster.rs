@@ -228,8 +228,10 @@ pub fn domains(
     let name = select(&pools::DOMAINS[..]).prop_map(Arc::from);
     let addresses = btree_set(select(&pools::OUTSIDE[..]), 1..=2);
     let learned = prop::collection::btree_map(name, addresses, 0..=2);
-    let probability = if settings.domains { 0.7 } else { 0.0 };
-    option::weighted(probability, learned)
+    prop_oneof![
+        3 => Just(None),
+        7 * u32::from(settings.domains) => learned.prop_map(Some),
+    ]
 }
 
 /// The operator's decisions.

@@ -89,7 +89,10 @@ pub fn admin_rule(
         path: "from[0]".into(),
         why: "unknown peer".into(),
     });
-    let closed = option::weighted(if settings.broken { 0.08 } else { 0.0 }, closed);
+    let closed = prop_oneof![
+        23 => Just(None),
+        2 * u32::from(settings.broken) => closed.prop_map(Some),
+    ];
     let domains = settings.domains && kind != AdminKind::Baseline;
     (
         option::of(select(&pools::RULE_NAMES[..])),
