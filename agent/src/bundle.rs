@@ -170,7 +170,7 @@ impl Content {
             .into_iter()
             .map(|n| (n.name.clone(), n))
             .collect();
-        snapshot.pods = self.pods.into_iter().map(|p| (p.key.clone(), p)).collect();
+        snapshot.pods = self.pods.into_iter().collect();
         let services = self.services.into_iter();
         snapshot.services = services
             .map(|s| ((s.namespace.clone(), s.name.clone()), s))

@@ -5,11 +5,12 @@
 //! [`Snapshot`] up to date. It has no runtime, clock or lock, so tests drive it by calling it.
 
 mod decode;
+mod interner;
 pub mod keep;
 pub mod kind;
 mod record;
 mod services;
-mod strings;
+
 mod touched;
 
 use std::{
@@ -22,7 +23,7 @@ use policy_compiler::{
     Snapshot,
     change::Change,
     diagnostic::{Diagnostic, ObjectRef},
-    model::{AdminKind, AdminPolicy, Labels, Pod, PodKey, PolicyKind, PolicyRef},
+    model::{AdminKind, AdminPolicy, Pod, PodKey, PolicyKind, PolicyRef},
     snapshot::Options,
 };
 use serde_json::Value;
@@ -30,7 +31,7 @@ use serde_json::Value;
 pub use kind::{Kind, Watched};
 pub use record::{PolicyRecord, Problem};
 
-use self::{decode::Object, services::Services, strings::Strings, touched::Touched};
+use self::{decode::Object, interner::Interner, services::Services, touched::Touched};
 use crate::watch::{Event, Trouble};
 
 /// Namespace and name of an object.
@@ -98,7 +99,9 @@ pub struct Index {
     node_uids: BTreeMap<Arc<str>, Arc<str>>,
     records: BTreeMap<PolicyRef, PolicyRecord>,
     kinds: BTreeMap<Kind, KindState>,
-    strings: Strings,
+    interner: Interner,
+    /// Objects that were known before the first reading, until that ends.
+    former: Snapshot,
     /// What has changed since the changes were last taken.
     touched: Touched,
 }
@@ -148,9 +151,24 @@ impl Index {
                 .into_iter()
                 .map(|kind| (kind, KindState::default()))
                 .collect(),
-            strings: Strings::default(),
+            interner: Interner::default(),
+            former: Snapshot::default(),
             touched: Touched::default(),
         }
+    }
+
+    /// Tells what was known before the API server is heard. The index takes none of it for true, but what
+    /// it is told again is then held only once. Returns the same snapshot, of shared values.
+    #[must_use]
+    pub fn remember(&mut self, mut known: Snapshot) -> Snapshot {
+        let interner = &mut self.interner;
+        known.pods.edit(|pod| interner.pod(pod));
+        self.former = Snapshot {
+            pods: known.pods.clone(),
+            network_policies: known.network_policies.clone(),
+            ..Snapshot::default()
+        };
+        known
     }
 
     /// The cluster as far as it has been told.
@@ -258,6 +276,9 @@ impl Index {
             effect = effect.or(self.delete(kind, &key));
         }
         let first = self.reached(kind, SyncState::Synced);
+        if self.is_synced() {
+            self.former = Snapshot::default();
+        }
         effect.changed |= first;
         effect.records |= first;
         effect
@@ -274,7 +295,9 @@ impl Index {
     /// Adds or replaces an object. One that cannot be decoded replaces its former version by nothing.
     pub fn apply(&mut self, kind: Kind, value: &Value) -> Effect {
         let mut key = decode::key(value);
-        key.namespace = key.namespace.map(|namespace| self.strings.share(namespace));
+        key.namespace = key
+            .namespace
+            .map(|namespace| self.interner.string(namespace));
         let (objects, problems) = decode::decode(kind, value);
         let rejected: Option<Arc<str>> = match &objects {
             Ok(_) => None,
@@ -366,29 +389,6 @@ impl Index {
         self.snapshot.admin_policies.get(&key)
     }
 
-    /// The same labels with strings that are shared by all objects.
-    fn strings_of(&mut self, labels: Labels) -> Labels {
-        let shared = labels.0.into_iter().map(|(key, value)| {
-            let key = self.strings.share(key);
-            (key, self.strings.share(value))
-        });
-        Labels(shared.collect())
-    }
-
-    /// A cluster's pods repeat a few thousand strings, which are then held once.
-    fn share_strings(&mut self, pod: &mut Pod) {
-        pod.labels = self.strings_of(std::mem::take(&mut pod.labels));
-        pod.key.namespace = self.strings.share(pod.key.namespace.clone());
-        pod.node = pod.node.take().map(|node| self.strings.share(node));
-        pod.owner = pod
-            .owner
-            .take()
-            .map(|(kind, name)| (self.strings.share(kind), self.strings.share(name)));
-        for port in &mut pod.ports {
-            port.name = port.name.take().map(|name| self.strings.share(name));
-        }
-    }
-
     /// Notes that `kind` has been read; says whether that had never been before.
     fn reached(&mut self, kind: Kind, sync: SyncState) -> bool {
         let state = self.state(kind);
@@ -400,7 +400,7 @@ impl Index {
         match object {
             Object::Namespace { name, labels } => {
                 let before = self.snapshot.namespaces.get(&name).cloned();
-                let labels = self.strings_of(labels);
+                let labels = self.interner.labels(&labels);
                 self.snapshot.insert_namespace(&name, labels);
                 self.touched.namespaces.insert(name.clone());
                 let mut effect = Effect {
@@ -414,7 +414,7 @@ impl Index {
                 effect
             }
             Object::Node { mut node, uid } => {
-                node.labels = self.strings_of(std::mem::take(&mut node.labels));
+                node.labels = self.interner.labels(&node.labels);
                 self.node_uids.insert(node.name.clone(), uid);
                 let changed = self.snapshot.nodes.get(&node.name).map(|old| &**old) != Some(&node);
                 self.touched.nodes.insert(node.name.clone());
@@ -441,8 +441,12 @@ impl Index {
                 let old = self.snapshot.network_policies.get(&key);
                 let changed = old.map(|old| &**old) != Some(&policy);
                 if changed {
+                    let former = self.former.network_policies.remove(&key);
+                    let former = former.filter(|former| **former == policy);
+                    let policy = former.unwrap_or_else(|| policy.into());
+                    self.snapshot.ensure_namespace(&key.0);
+                    self.snapshot.network_policies.insert(key.clone(), policy);
                     self.touched.network_policies.insert(key);
-                    self.snapshot.insert_network_policy(policy);
                 }
                 Effect {
                     changed,
@@ -481,7 +485,7 @@ impl Index {
                 };
             }
         }
-        self.share_strings(&mut pod);
+        self.interner.pod(&mut pod);
         let is_local = pod.node.as_ref() == Some(&self.node);
         let changed = self.snapshot.pods.get(&pod.key).map(|old| &**old) != Some(&pod);
         if is_local {
@@ -491,7 +495,12 @@ impl Index {
         }
         if changed {
             self.touched.pods.insert(pod.key.clone());
-            self.snapshot.insert_pod(pod);
+            self.snapshot.ensure_namespace(&pod.key.namespace);
+            let former = self.former.pods.remove(&pod.key);
+            let former = former.filter(|former| **former == pod);
+            self.snapshot
+                .pods
+                .insert(former.unwrap_or_else(|| pod.into()));
         }
         Effect {
             changed,
@@ -582,7 +591,7 @@ impl Index {
             .snapshot
             .network_policies
             .range((name.clone(), first)..);
-        let inhabited = pods.next().is_some_and(|(pod, _)| pod.namespace == *name)
+        let inhabited = pods.next().is_some_and(|pod| pod.key.namespace == *name)
             || policies.next().is_some_and(|(policy, _)| policy.0 == *name);
         if inhabited {
             return false;

@@ -15,6 +15,7 @@ mod bypass;
 pub mod command;
 mod debug;
 mod enforcer;
+mod heap;
 mod leader;
 mod measure;
 mod report;

@@ -21,7 +21,7 @@ fn pod(name: &str, node: &str, address: &str) -> Pod {
         addresses: vec![address.parse().unwrap()],
         host_network: false,
         phase: Phase::Running,
-        ports: Vec::new(),
+        ports: [].into(),
         created: None,
         owner: None,
         at: None,

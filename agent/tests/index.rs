@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Does the index hold what the watches told, whatever the order?
 
+use std::sync::Arc;
+
 use agent::{
     index::{Effect, Index, Kind, ObjectKey, SyncState},
     watch::{Event, Trouble},
@@ -60,6 +62,54 @@ fn admin_policy(name: &str, peer: &Value) -> Value {
 
 fn shop(index: &mut Index) {
     index.apply(Kind::Namespace, &namespace("shop", "a"));
+}
+
+#[test]
+fn pods_of_a_workload_hold_what_they_have_in_common_once() {
+    let mut index = index();
+    shop(&mut index);
+    for (name, address) in [("web-1", "10.0.0.1"), ("web-2", "10.0.0.2")] {
+        let mut pod = pod(name, "n2", address);
+        pod["metadata"]["labels"] = json!({"app": "web", "tier": "front"});
+        pod["spec"]["containers"] = json!([{"ports": [{"name": "http", "containerPort": 80}]}]);
+        index.apply(Kind::Pod, &pod);
+    }
+    let key = |name| PodKey::new("shop", name);
+    let pods = &index.snapshot().pods;
+    let (a, b) = (&pods[&key("web-1")], &pods[&key("web-2")]);
+    assert_eq!(a.ports.len(), 1);
+    assert!(Arc::ptr_eq(&a.labels.0, &b.labels.0));
+    assert!(Arc::ptr_eq(&a.ports, &b.ports));
+}
+
+#[test]
+fn what_was_known_before_is_held_once_and_taken_for_nothing() {
+    let mut before = index();
+    shop(&mut before);
+    before.apply(Kind::Pod, &pod("same", "n2", "10.0.0.1"));
+    before.apply(Kind::Pod, &pod("moved", "n2", "10.0.0.2"));
+    before.apply(Kind::Pod, &pod("gone", "n2", "10.0.0.3"));
+    before.apply(Kind::NetworkPolicy, &network_policy("p", 1));
+
+    let mut index = index();
+    let known = index.remember(before.snapshot().clone());
+    assert_eq!(&known, before.snapshot());
+    assert_eq!(index.snapshot(), &Snapshot::default());
+    shop(&mut index);
+    index.apply(Kind::Pod, &pod("same", "n2", "10.0.0.1"));
+    index.apply(Kind::Pod, &pod("moved", "n2", "10.0.0.9"));
+    index.apply(Kind::NetworkPolicy, &network_policy("p", 1));
+    let now = index.snapshot();
+    let key = |name| PodKey::new("shop", name);
+    assert!(Arc::ptr_eq(
+        &now.pods[&key("same")],
+        &known.pods[&key("same")]
+    ));
+    assert_ne!(now.pods[&key("moved")], known.pods[&key("moved")]);
+    assert_eq!(now.pods.len(), 2);
+    let key = ("shop".into(), "p".into());
+    let [one, other] = [now, &known].map(|snapshot| &snapshot.network_policies[&key]);
+    assert!(Arc::ptr_eq(one, other));
 }
 
 #[test]

@@ -44,13 +44,14 @@ fn cluster() -> Snapshot {
                 ]),
                 host_network: false,
                 phase: Phase::Running,
-                ports: vec![ContainerPort {
+                ports: [ContainerPort {
                     name: Some("web".into()),
                     protocol: Protocol::Tcp,
                     number: 8080,
                     host_port: 0,
                     host_address: None,
-                }],
+                }]
+                .into(),
                 created: None,
                 owner: None,
                 at: None,

@@ -319,7 +319,10 @@ fn from_connection(
 
 /// The ports that a destination's containers declare: what is likely to be wanted.
 fn own_ports(destination: &Party) -> PortSet {
-    let ports = destination.pod().into_iter().flat_map(|pod| &pod.ports);
+    let ports = destination
+        .pod()
+        .into_iter()
+        .flat_map(|pod| pod.ports.iter());
     PortSet::of(ports.map(|port| (port.protocol, PortRange::single(port.number))))
 }
 

@@ -269,7 +269,7 @@ const CHANGES: [(&str, Make); 7] = [
     }),
     ("pod added, labels new", |snapshot, _| {
         add_pods(snapshot, |mut labels, index| {
-            labels.0.insert("app".into(), format!("new-{index}").into());
+            labels.insert("app".into(), format!("new-{index}").into());
             labels
         })
     }),
@@ -281,7 +281,7 @@ const CHANGES: [(&str, Make); 7] = [
         let pods = spread(snapshot.pods.values().cloned().collect());
         let change = |pod: Arc<Pod>| {
             let mut pod = (*pod).clone();
-            pod.labels.0.insert("tier".into(), "other".into());
+            pod.labels.insert("tier".into(), "other".into());
             Change::Pod(pod.key.clone(), Some(Arc::new(pod)))
         };
         pods.into_iter().map(change).collect()
@@ -312,7 +312,7 @@ const CHANGES: [(&str, Make); 7] = [
         let namespaces = spread(snapshot.namespaces.values().cloned().collect());
         let change = |namespace: Arc<policy_compiler::model::Namespace>| {
             let mut labels = namespace.labels.clone();
-            labels.0.insert("team".into(), "team-7".into());
+            labels.insert("team".into(), "team-7".into());
             Change::Namespace(namespace.name.clone(), Some(labels))
         };
         namespaces.into_iter().map(change).collect()

@@ -51,7 +51,10 @@ impl Snapshot {
                 if pod.is_some() {
                     self.ensure_namespace(&key.namespace);
                 }
-                set(&mut self.pods, key, pod);
+                match pod {
+                    Some(pod) => self.pods.insert(pod),
+                    None => self.pods.remove(&key),
+                };
             }
             Change::Service(key, service) => set(&mut self.services, key, service),
             Change::NetworkPolicy(key, policy) => {
@@ -76,22 +79,23 @@ impl Snapshot {
             changes.push(Change::Domains(next.domains.clone()));
         }
         // Objects go before their namespaces do, and come after them.
-        let (namespaces, gone): (Vec<_>, Vec<_>) = difference(&self.namespaces, &next.namespaces)
-            .into_iter()
-            .map(|(name, new)| (name, new.map(|namespace| namespace.labels.clone())))
-            .partition(|(_, labels)| labels.is_some());
+        let (namespaces, gone): (Vec<_>, Vec<_>) =
+            difference(self.namespaces.iter(), next.namespaces.iter())
+                .into_iter()
+                .map(|(name, new)| (name, new.map(|namespace| namespace.labels.clone())))
+                .partition(|(_, labels)| labels.is_some());
         let namespace = |(name, labels)| Change::Namespace(name, labels);
         changes.extend(namespaces.into_iter().map(namespace));
-        let each = difference(&self.nodes, &next.nodes);
+        let each = difference(self.nodes.iter(), next.nodes.iter());
         changes.extend(each.into_iter().map(|(key, new)| Change::Node(key, new)));
-        let each = difference(&self.pods, &next.pods);
+        let each = difference(self.pods.iter(), next.pods.iter());
         changes.extend(each.into_iter().map(|(key, new)| Change::Pod(key, new)));
-        let each = difference(&self.services, &next.services);
+        let each = difference(self.services.iter(), next.services.iter());
         changes.extend(each.into_iter().map(|(key, new)| Change::Service(key, new)));
-        let each = difference(&self.network_policies, &next.network_policies);
+        let each = difference(self.network_policies.iter(), next.network_policies.iter());
         let change = |(key, new)| Change::NetworkPolicy(key, new);
         changes.extend(each.into_iter().map(change));
-        let each = difference(&self.admin_policies, &next.admin_policies);
+        let each = difference(self.admin_policies.iter(), next.admin_policies.iter());
         let change = |(key, new)| Change::AdminPolicy(key, new);
         changes.extend(each.into_iter().map(change));
         changes.extend(gone.into_iter().map(namespace));
@@ -103,12 +107,12 @@ impl Snapshot {
             namespace: namespace.clone(),
             name: "".into(),
         };
-        let pod = self.pods.range(&first..).next();
+        let pod = self.pods.range(first..).next();
         let policy = self
             .network_policies
             .range((namespace.clone(), "".into())..)
             .next();
-        pod.is_some_and(|(key, _)| key.namespace == *namespace)
+        pod.is_some_and(|pod| pod.key.namespace == *namespace)
             || policy.is_some_and(|((of, _), _)| of == namespace)
     }
 }
@@ -121,12 +125,12 @@ fn set<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
 }
 
 /// The entries of `new` that `old` has not, or has otherwise, and the keys that only `old` has.
-fn difference<K: Ord + Clone, V: PartialEq>(
-    old: &BTreeMap<K, Arc<V>>,
-    new: &BTreeMap<K, Arc<V>>,
+fn difference<'a, K: Ord + Clone + 'a, V: PartialEq + 'a>(
+    old: impl Iterator<Item = (&'a K, &'a Arc<V>)>,
+    new: impl Iterator<Item = (&'a K, &'a Arc<V>)>,
 ) -> Vec<(K, Option<Arc<V>>)> {
     let mut different = Vec::new();
-    let mut before = old.iter().peekable();
+    let mut before = old.peekable();
     for (key, value) in new {
         while let Some((gone, _)) = before.next_if(|(old, _)| *old < key) {
             different.push((gone.clone(), None));

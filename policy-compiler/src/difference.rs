@@ -373,7 +373,10 @@ fn families(snapshots: &[&crate::Snapshot]) -> Vec<Option<Family>> {
 
 /// The port of a set that somebody would most likely try: one that the destination declares.
 fn likely(ports: &PortSet, destination: &Party) -> Option<(Protocol, u16)> {
-    let declared = destination.pod().into_iter().flat_map(|pod| &pod.ports);
+    let declared = destination
+        .pod()
+        .into_iter()
+        .flat_map(|pod| pod.ports.iter());
     let declared = declared.map(|port| (port.protocol, PortRange::single(port.number)));
     ports
         .intersection(&PortSet::of(declared))

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What one end may open to another, exactly, over every protocol and port.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::IpAddr,
+    sync::{Arc, LazyLock},
+};
 
 use crate::{
     Decision, Flow, Reason, Snapshot, Trace, Verdict,
@@ -244,7 +247,7 @@ impl<'a> Reach<'a> {
     }
 
     fn namespace_labels(&self, name: &Arc<str>) -> &'a Labels {
-        static NONE: Labels = Labels(std::collections::BTreeMap::new());
+        static NONE: LazyLock<Labels> = LazyLock::new(Labels::default);
         self.snapshot
             .namespaces
             .get(name)

@@ -348,7 +348,7 @@ impl Question<'_> {
     /// A44, B43: resolved on the destination pod, ingress or egress. A46: every port of that name.
     /// A48: nodes and outside addresses have none.
     fn named_port(&self, name: &str, protocol: Protocol) -> bool {
-        let ports = self.destination.pod.iter().flat_map(|pod| &pod.ports);
+        let ports = self.destination.pod.iter().flat_map(|pod| pod.ports.iter());
         let mut named = ports.filter(|port| port.name.as_deref() == Some(name));
         self.is_port_of(protocol)
             && named.any(|port| port.protocol == protocol && port.number == self.port)

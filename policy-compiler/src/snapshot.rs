@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The immutable input of a compilation: a cluster and its policies.
 
+mod pods;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -10,10 +12,10 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use self::pods::Pods;
 use crate::{
     model::{
-        AdminKind, AdminPolicy, DomainPattern, Labels, Namespace, NetworkPolicy, Node, Pod, PodKey,
-        Service,
+        AdminKind, AdminPolicy, DomainPattern, Labels, Namespace, NetworkPolicy, Node, Pod, Service,
     },
     verdict::Endpoint,
 };
@@ -29,7 +31,7 @@ pub struct Snapshot {
     /// By name.
     pub nodes: BTreeMap<Arc<str>, Arc<Node>>,
     /// By namespace and name.
-    pub pods: BTreeMap<PodKey, Arc<Pod>>,
+    pub pods: Pods,
     /// By namespace and name.
     pub services: BTreeMap<(Arc<str>, Arc<str>), Arc<Service>>,
     /// By namespace and name.
@@ -59,7 +61,7 @@ impl Snapshot {
     /// Adds or replaces a namespace; the API server owns its name label.
     pub fn insert_namespace(&mut self, name: &str, labels: Labels) {
         let mut labels = labels;
-        labels.0.insert(NAMESPACE_NAME_LABEL.into(), name.into());
+        labels.insert(NAMESPACE_NAME_LABEL.into(), name.into());
         let name: Arc<str> = name.into();
         self.namespaces
             .insert(name.clone(), Arc::new(Namespace { name, labels }));
@@ -80,7 +82,7 @@ impl Snapshot {
     /// Adds or replaces a pod.
     pub fn insert_pod(&mut self, pod: Pod) {
         self.ensure_namespace(&pod.key.namespace);
-        self.pods.insert(pod.key.clone(), Arc::new(pod));
+        self.pods.insert(Arc::new(pod));
     }
 
     /// Adds or replaces a Service.

@@ -93,7 +93,7 @@ impl Symbols {
                 addresses: Vec::new(),
                 host_network: false,
                 phase: Phase::Pending,
-                ports: Vec::new(),
+                ports: Arc::default(),
                 created: None,
                 owner: None,
                 at: None,
@@ -320,8 +320,7 @@ fn combinations(
                     return Err(TooMany { limit });
                 }
                 let mut labels = labels.clone();
-                labels
-                    .0
+                Arc::make_mut(&mut labels.0)
                     .extend(candidate.iter().map(|value| (key.clone(), value.clone())));
                 next.push((standing, labels));
             }

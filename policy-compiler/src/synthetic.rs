@@ -130,15 +130,13 @@ fn pod(index: u32, nodes: u32, kind: Kind) -> Pod {
     .into_iter()
     .collect();
     if workload == 0 {
-        labels.0.insert(
+        labels.insert(
             "statefulset.kubernetes.io/pod-name".into(),
             name.as_str().into(),
         );
     }
     if kind == Kind::DistinctLabels {
-        labels
-            .0
-            .insert("identity".into(), format!("id-{index}").into());
+        labels.insert("identity".into(), format!("id-{index}").into());
     }
     let [_, a, b, c] = index.to_be_bytes();
     Pod {
@@ -162,13 +160,13 @@ fn pod(index: u32, nodes: u32, kind: Kind) -> Pod {
         ],
         host_network: false,
         phase: Phase::Running,
-        ports: vec![ContainerPort {
+        ports: Arc::new([ContainerPort {
             name: Some("http".into()),
             protocol: Protocol::Tcp,
             number: 8080 + u16::try_from(workload).unwrap_or_default(),
             host_port: 0,
             host_address: None,
-        }],
+        }]),
         created: Some(i64::from(index)),
         owner: None,
         at: None,

@@ -350,20 +350,21 @@ fn built(snapshot: &Snapshot, symbols: &Symbols, change: &Change) -> (Snapshot, 
         Family::V4 => [198, 18, 0, 1].into(),
         Family::V6 => [0x2001, 0x2, 0, 0, 0, 0, 0, 1].into(),
     };
-    for pod in snapshot.pods.values_mut() {
+    snapshot.pods.edit(|pod| {
         if pod.addresses.is_empty() {
-            Arc::make_mut(pod).addresses.push(any);
+            pod.addresses.push(any);
         }
-    }
+    });
     let end_of = |role: Role| match role {
         Role::Source => source,
         Role::Destination => &destination,
     };
     let mut edit = |end: &Endpoint, edit: &mut dyn FnMut(&mut Pod)| {
         if let Endpoint::Pod(key) = end
-            && let Some(pod) = snapshot.pods.get_mut(key)
+            && let Some(mut pod) = snapshot.pods.remove(key)
         {
-            edit(Arc::make_mut(pod));
+            edit(Arc::make_mut(&mut pod));
+            snapshot.pods.insert(pod);
         }
     };
     for condition in conditions {

@@ -296,7 +296,7 @@ fn bare_pod(name: &str) -> Pod {
         addresses: Vec::new(),
         host_network: false,
         phase: policy_compiler::model::Phase::default(),
-        ports: Vec::new(),
+        ports: [].into(),
         created: None,
         owner: None,
         at: None,

@@ -50,7 +50,9 @@ fn order_of_alternatives_does_not_matter() {
         &EVERYTHING,
         |((before, flows), turn), met| {
             let mut after = before.clone();
-            edit_pods(&mut after, |pod| rotate(&mut pod.ports, turn));
+            edit_pods(&mut after, |pod| {
+                rotate(Arc::make_mut(&mut pod.ports), turn);
+            });
             for policy in after.network_policies.values_mut().map(Arc::make_mut) {
                 let lists = [&mut policy.ingress, &mut policy.egress];
                 for rule in lists.into_iter().flatten().flatten() {

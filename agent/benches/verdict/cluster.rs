@@ -125,7 +125,7 @@ fn pod(key: PodKey, (four, six): (Ipv4Addr, Ipv6Addr)) -> Pod {
         addresses: vec![IpAddr::V4(four), IpAddr::V6(six)],
         host_network: false,
         phase: Phase::Running,
-        ports: Vec::new(),
+        ports: [].into(),
         created: None,
         owner: None,
         at: None,

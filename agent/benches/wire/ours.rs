@@ -113,7 +113,7 @@ fn crowd(policies: &str, scale: Scale) -> Result<Snapshot> {
     let own = objects(policies)?;
     snapshot.namespaces.extend(own.namespaces);
     snapshot.nodes.extend(own.nodes);
-    snapshot.pods.extend(own.pods);
+    snapshot.pods.extend(own.pods.values().cloned());
     snapshot.network_policies.extend(own.network_policies);
     Ok(snapshot)
 }

@@ -18,7 +18,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::{Config, Update, bypass, debug as debugging, measure, report};
+use super::{Config, Update, bypass, debug as debugging, heap, measure, report};
 use crate::{
     admin::{Health, Question},
     bundle::Bundle,
@@ -312,7 +312,10 @@ impl<D: Datapath> Enforcer<D> {
         let result = if std::mem::replace(&mut self.has_cluster, true) {
             self.engine.follow(changes)
         } else {
-            self.engine.apply(self.index.snapshot().clone())
+            drop(changes);
+            let result = self.engine.apply(self.index.snapshot().clone());
+            heap::give_back();
+            result
         };
         self.crowding = match &result {
             Err(ApplyError::TooLarge { source, .. }) => source.policies().to_vec(),
@@ -509,8 +512,9 @@ impl<D: Datapath> Enforcer<D> {
     fn restore(&mut self) {
         let Some(bundle) = &self.bundle else { return };
         match bundle.load(&self.config.node) {
-            Ok(Some(snapshot)) => match self.engine.apply(snapshot) {
+            Ok(Some(snapshot)) => match self.engine.apply(self.index.remember(snapshot)) {
                 Ok(()) => {
+                    heap::give_back();
                     self.measure_publication();
                     info!("the last known policies are in force until the API server answers");
                 }

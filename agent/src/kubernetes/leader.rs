@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Config, LEASE};
+use super::{Config, LEASE, heap};
 use crate::{
     index::PolicyRecord,
     metrics::Metrics,
@@ -132,7 +132,10 @@ async fn look(
         // A large cluster takes a while.
         let looked = spawn_blocking(move || {
             let now = findings::findings(&survey);
-            (now, findings::failures(reports.iter(), &survey))
+            let failures = findings::failures(reports.iter(), &survey);
+            drop(survey);
+            heap::give_back();
+            (now, failures)
         });
         let Ok((now, failures)) = looked.await else {
             return;

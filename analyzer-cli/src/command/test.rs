@@ -213,7 +213,7 @@ fn counterexample(
         Endpoint::Pod(key) => evaluator.snapshot().pods.get(key),
         Endpoint::Node(_) | Endpoint::Address(_) => None,
     };
-    let declared = pod.into_iter().flat_map(|pod| &pod.ports);
+    let declared = pod.into_iter().flat_map(|pod| pod.ports.iter());
     let declared =
         PortSet::of(declared.map(|port| (port.protocol, PortRange::single(port.number))));
     let likely = wrong

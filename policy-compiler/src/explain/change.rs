@@ -81,9 +81,7 @@ impl ChangePeer {
             (Some(pod), _) => {
                 let mut labels = pod.labels.clone();
                 // Nobody should select by what the next rollout changes.
-                labels
-                    .0
-                    .retain(|key, _| !Labels::VOLATILE.contains(&&**key));
+                Arc::make_mut(&mut labels.0).retain(|key, _| !Labels::VOLATILE.contains(&&**key));
                 Some(Self::Pods {
                     namespace: pod.key.namespace.clone(),
                     labels,

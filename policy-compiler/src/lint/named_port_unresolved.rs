@@ -37,7 +37,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
                 }
                 let known: std::collections::BTreeSet<&str> = pods
                     .iter()
-                    .flat_map(|pod| &pod.ports)
+                    .flat_map(|pod| pod.ports.iter())
                     .filter_map(|port| port.name.as_deref())
                     .collect();
                 let known: Vec<&str> = known.into_iter().collect();

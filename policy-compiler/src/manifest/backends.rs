@@ -22,7 +22,6 @@ pub(super) fn select(snapshot: &mut Snapshot, without_slices: &[(Arc<str>, Arc<s
         let pods = snapshot
             .pods
             .range(first..)
-            .map(|(_, pod)| pod)
             .take_while(|pod| pod.key.namespace == id.0)
             .filter(|pod| !pod.phase.is_finished() && !pod.addresses.is_empty())
             .filter(|pod| {

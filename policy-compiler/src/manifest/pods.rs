@@ -99,7 +99,9 @@ fn pod<const N: usize>(
 ) -> Pod {
     let mut labels: Labels = workload.template.labels.clone();
     for (key, value) in added {
-        labels.0.entry(key.into()).or_insert_with(|| value.into());
+        if labels.get(key).is_none() {
+            labels.insert(key.into(), value.into());
+        }
     }
     Pod {
         key: PodKey::new(&workload.namespace, name),
@@ -109,7 +111,7 @@ fn pod<const N: usize>(
         addresses: Vec::new(),
         host_network: workload.template.host_network,
         phase: Phase::Pending,
-        ports: workload.template.ports.clone(),
+        ports: workload.template.ports.as_slice().into(),
         created: None,
         owner: Some((workload.kind.name().into(), workload.name.clone())),
         at: workload.at.clone(),

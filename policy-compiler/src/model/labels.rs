@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-/// `metadata.labels`.
+/// `metadata.labels`. Objects with equal labels may share them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Labels(pub BTreeMap<Arc<str>, Arc<str>>);
+pub struct Labels(pub Arc<BTreeMap<Arc<str>, Arc<str>>>);
 
 impl Labels {
     /// Keys of labels that controllers add to pods and that change with every rollout.
@@ -24,15 +24,17 @@ impl Labels {
     pub fn get(&self, key: &str) -> Option<&str> {
         self.0.get(key).map(|value| &**value)
     }
+
+    /// Adds or replaces a label. Labels that are shared are copied first.
+    pub fn insert(&mut self, key: Arc<str>, value: Arc<str>) {
+        Arc::make_mut(&mut self.0).insert(key, value);
+    }
 }
 
 impl<K: Into<Arc<str>>, V: Into<Arc<str>>> FromIterator<(K, V)> for Labels {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(iter: I) -> Self {
-        Self(
-            iter.into_iter()
-                .map(|(k, v)| (k.into(), v.into()))
-                .collect(),
-        )
+        let labels = iter.into_iter().map(|(k, v)| (k.into(), v.into()));
+        Self(Arc::new(labels.collect()))
     }
 }
 

@@ -96,8 +96,8 @@ pub struct Pod {
     pub host_network: bool,
     /// `status.phase`.
     pub phase: Phase,
-    /// Ports of regular and sidecar containers.
-    pub ports: Vec<ContainerPort>,
+    /// Ports of regular and sidecar containers. Pods with equal ports may share them.
+    pub ports: Arc<[ContainerPort]>,
     /// `metadata.creationTimestamp`, seconds since the epoch.
     pub created: Option<i64>,
     /// The workload the pod was derived from or owned by (`kind`, `name`), where known.

@@ -141,7 +141,7 @@ pub(super) fn labels<'a>(r: &mut Reader<'a>, value: &'a Value) -> Labels {
             r.reject_key(key, format!("`{value}` is {why}"));
         }
     }
-    Labels(map)
+    Labels(Arc::new(map))
 }
 
 /// A `map[string]string`; a `null` value is the empty string, as Go decodes it.

@@ -46,7 +46,7 @@ pub fn pod(value: &Value, locator: &Locator<'_>, settings: &Settings) -> Parsed<
         addresses: status.addresses,
         host_network: spec.host_network,
         phase: status.phase,
-        ports: spec.ports,
+        ports: spec.ports.into(),
         created: meta.created,
         owner: meta.owner,
         at,

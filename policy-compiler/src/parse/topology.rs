@@ -25,9 +25,7 @@ pub fn namespace(value: &Value, locator: &Locator<'_>) -> Parsed<Namespace> {
         return r.finish(None);
     }
     let mut labels = meta.labels;
-    labels
-        .0
-        .insert(NAMESPACE_NAME_LABEL.into(), meta.name.clone());
+    labels.insert(NAMESPACE_NAME_LABEL.into(), meta.name.clone());
     r.finish(Some(Namespace {
         name: meta.name,
         labels,

@@ -148,7 +148,7 @@ impl Evaluator<'_> {
         };
         let mut ports: Vec<ContainerPort> = pod
             .iter()
-            .flat_map(|pod| &pod.ports)
+            .flat_map(|pod| pod.ports.iter())
             .filter(|port| self.is_used_name(port))
             .cloned()
             .collect();

@@ -262,7 +262,7 @@ impl<'p> Crowd<'p> {
         }
         let mut known: BTreeMap<BTreeSet<DeclaredPort<'_>>, u32> = BTreeMap::new();
         let ports = ends.iter().map(|end| {
-            let declared = end.pod().into_iter().flat_map(|pod| &pod.ports);
+            let declared = end.pod().into_iter().flat_map(|pod| pod.ports.iter());
             let declared = declared.filter(|port| evaluator.is_used_name(port));
             let declared = declared.map(|port| (port.name.as_ref(), port.protocol, port.number));
             let next = u32::try_from(known.len()).unwrap_or(u32::MAX);

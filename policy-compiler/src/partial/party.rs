@@ -136,7 +136,7 @@ impl Party {
     pub fn with_ports(&self, ports: Vec<ContainerPort>) -> Self {
         let mut party = self.clone();
         if let Identity::Pod(pod) = &mut party.identity {
-            Arc::make_mut(pod).ports = ports;
+            Arc::make_mut(pod).ports = ports.into();
         }
         party
     }

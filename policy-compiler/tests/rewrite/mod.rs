@@ -37,7 +37,7 @@ pub(crate) fn edit_rules(snapshot: &mut Snapshot, mut edit: impl FnMut(&mut Admi
 }
 
 pub(crate) fn edit_pods(snapshot: &mut Snapshot, edit: impl FnMut(&mut Pod)) {
-    snapshot.pods.values_mut().map(Arc::make_mut).for_each(edit);
+    snapshot.pods.edit(edit);
 }
 
 pub(crate) fn rules_mut(policy: &mut AdminPolicy, direction: Direction) -> &mut Vec<AdminRule> {
