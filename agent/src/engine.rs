@@ -17,7 +17,7 @@ use policy_compiler::{
     change::Change,
     compile::{Applied, Compiler, Delta},
     lower::{Capacity, Image, Lowered, Reasons, TooLarge},
-    model::PodKey,
+    model::{Pod, PodKey},
 };
 use policy_ebpf_common::{abi::Event, decide::Outcome, flow::Direction};
 use tracing::{info_span, instrument, warn};
@@ -217,6 +217,8 @@ pub struct Engine<D> {
     is_behind: bool,
     ahead: Ahead,
     published: Option<Published>,
+    /// The policed pods of this node in the published snapshot.
+    local: BTreeSet<PodKey>,
     reasons: Reasons,
     interfaces: Interfaces,
     attached: BTreeSet<u32>,
@@ -259,6 +261,7 @@ impl<D: Datapath> Engine<D> {
             is_behind: true,
             ahead: Ahead::Everything,
             published: None,
+            local: BTreeSet::new(),
             reasons: Reasons::default(),
             interfaces: Interfaces::default(),
             attached: BTreeSet::new(),
@@ -459,10 +462,8 @@ impl<D: Datapath> Engine<D> {
             let lower = info_span!("lower", node = %self.node).entered();
             let capacity = &self.settings.capacity;
             let known = self.lowered.take().zip(delta);
-            let followed = known.and_then(|(mut lowered, delta)| {
-                let tables = compiler.tables();
-                let follows = lowered.follow(tables, delta, capacity, &mut self.reasons);
-                follows.then_some(lowered)
+            let followed = known.and_then(|(lowered, delta)| {
+                lowered.follow(compiler.tables(), delta, capacity, &mut self.reasons)
             });
             let reasons = &mut self.reasons;
             let lowered = followed.map_or_else(
@@ -511,6 +512,12 @@ impl<D: Datapath> Engine<D> {
         match (&mut self.published, ahead) {
             (Some(published), Ahead::Changes(changes)) => {
                 for change in changes {
+                    if let Change::Pod(key, pod) = &change {
+                        match pod.as_deref().filter(|pod| is_local(pod, &self.node)) {
+                            Some(_) => self.local.insert(key.clone()),
+                            None => self.local.remove(key),
+                        };
+                    }
                     published.snapshot.apply(change);
                 }
                 if let Some(image) = image {
@@ -519,6 +526,9 @@ impl<D: Datapath> Engine<D> {
             }
             (published, _) => {
                 let former = published.take().map(|published| published.image);
+                let pods = compiler.snapshot().pods.values();
+                let local = pods.filter(|pod| is_local(pod, &self.node));
+                self.local = local.map(|pod| pod.key.clone()).collect();
                 *published = Some(Published {
                     snapshot: compiler.snapshot().clone(),
                     image: image.or(former).unwrap_or_default(),
@@ -563,13 +573,9 @@ impl<D: Datapath> Engine<D> {
         let Some(published) = &self.published else {
             return;
         };
-        let local = published
-            .snapshot
-            .pods
-            .values()
-            .filter(|pod| pod.is_policed() && pod.node.as_ref() == Some(&self.node));
+        let local = self.local.iter();
         self.report.pods = local
-            .map(|pod| (pod.key.clone(), self.state_of(&pod.key, &published.image)))
+            .map(|pod| (pod.clone(), self.state_of(pod, &published.image)))
             .collect();
     }
 
@@ -593,6 +599,10 @@ impl<D: Datapath> Engine<D> {
             PodState::Quarantined
         }
     }
+}
+
+fn is_local(pod: &Pod, node: &Arc<str>) -> bool {
+    pod.is_policed() && pod.node.as_ref() == Some(node)
 }
 
 /// The error with its causes, in one line.

@@ -253,6 +253,41 @@ fn what_makes_no_difference_is_not_published() {
 }
 
 #[test]
+fn the_report_follows_the_pods_of_the_node() {
+    let mut engine = engine(Settings::default());
+    engine.apply(cluster()).unwrap();
+    let names = |engine: &Engine<Recording>| -> Vec<String> {
+        let pods = engine.report().pods.keys();
+        pods.map(|key| key.name.to_string()).collect()
+    };
+    assert_eq!(names(&engine), ["here"]);
+    let change = |engine: &mut Engine<Recording>, name: &str, pod: Option<Pod>| {
+        let change = Change::Pod(PodKey::new("t", name), pod.map(Into::into));
+        engine.follow(vec![change]).unwrap();
+    };
+    change(&mut engine, "late", Some(pod("late", "n1", "10.0.0.7")));
+    assert_eq!(names(&engine), ["here", "late"]);
+    let mut over = pod("late", "n1", "10.0.0.7");
+    over.phase = Phase::Succeeded;
+    change(&mut engine, "late", Some(over));
+    assert_eq!(names(&engine), ["here"]);
+    change(&mut engine, "here", None);
+    assert_eq!(names(&engine), [""; 0]);
+
+    // Refused tables leave the pods that the published ones are of.
+    engine.datapath_mut().refuse = true;
+    let next = Change::Pod(
+        PodKey::new("t", "next"),
+        Some(pod("next", "n1", "10.0.0.8").into()),
+    );
+    engine.follow(vec![next]).unwrap_err();
+    assert_eq!(names(&engine), [""; 0]);
+    engine.datapath_mut().refuse = false;
+    engine.follow(Vec::new()).unwrap();
+    assert_eq!(names(&engine), ["next"]);
+}
+
+#[test]
 fn following_changes_publishes_what_the_whole_would() {
     let mut engine = engine(Settings::default());
     engine.apply(cluster()).unwrap();

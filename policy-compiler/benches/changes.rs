@@ -254,9 +254,11 @@ impl Follower {
 
     fn follow(&mut self, delta: &Delta) -> bool {
         let tables = self.compiler.tables();
-        self.lowered.as_mut().is_some_and(|lowered| {
-            lowered.follow(tables, delta, &Capacity::default(), &mut self.reasons)
-        })
+        let (capacity, reasons) = (Capacity::default(), &mut self.reasons);
+        let lowered = self.lowered.take();
+        self.lowered =
+            lowered.and_then(|lowered| lowered.follow(tables, delta, &capacity, reasons));
+        self.lowered.is_some()
     }
 }
 

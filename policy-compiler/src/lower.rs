@@ -6,6 +6,7 @@
 mod addresses;
 mod image;
 mod ports;
+mod trie;
 mod update;
 
 use std::{

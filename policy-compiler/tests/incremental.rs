@@ -13,8 +13,10 @@ use std::{
 use policy_compiler::{
     Decision, Snapshot, Verdict,
     change::Change,
-    compile::{Applied, ClassId, Compiler, DecisionId, PortSetId, RowId, Scope, Tables, compile},
-    lower::{Capacity, EndpointImage, ImagePeer, Lowered, Reasons},
+    compile::{
+        Applied, ClassId, Compiler, DecisionId, Delta, PortSetId, RowId, Scope, Tables, compile,
+    },
+    lower::{Capacity, EndpointImage, Image, ImagePeer, Lowered, Reasons},
     model::{Direction, Family, PodKey, Protocol},
     portmap::PortMap,
     strategies::{Settings, change, interesting_addresses, interesting_ports, probe, snapshot},
@@ -49,6 +51,7 @@ fn follow(name: &'static str, settings: Settings, cases: u32, changes: usize) {
         snapshot(settings),
         vec(change(settings), 1..=changes),
         vec(probe(), 16),
+        1..=3_usize,
     )
         .boxed();
     let mut required = vec![
@@ -57,6 +60,8 @@ fn follow(name: &'static str, settings: Settings, cases: u32, changes: usize) {
         "rebuilt",
         "image followed",
         "image laid out again",
+        "blocks followed",
+        "several changes followed at once",
         "namespace",
         "node",
         "pod",
@@ -71,13 +76,16 @@ fn follow(name: &'static str, settings: Settings, cases: u32, changes: usize) {
         cases,
         worlds,
         &required,
-        |(mut snapshot, changes, probes), met| {
+        |(mut snapshot, changes, probes, at_once), met| {
             let mut follower = Follower::new(&snapshot);
             follower.check(&snapshot)?;
-            for change in changes {
+            for (number, change) in (1..).zip(changes) {
                 let before = follower.compiler.tables().services.clone();
                 snapshot.apply(change.clone());
-                let applied = follower.apply(&change, met);
+                let applied = follower.apply(&change);
+                if number % at_once == 0 {
+                    follower.catch_up(met);
+                }
                 count(&change, &applied, met);
                 match applied {
                     Applied::Unchanged => {
@@ -115,8 +123,14 @@ const NODE: &str = "n1";
 /// Tables and their image, change by change.
 struct Follower {
     compiler: Compiler,
-    lowered: Lowered,
+    lowered: Option<Lowered>,
     reasons: Reasons,
+    /// What the image does not follow yet; `None` if it is to be laid out again.
+    pending: Option<Delta>,
+    /// How many changes that is of.
+    changes: usize,
+    /// Every address at which anything ever changed.
+    addresses: BTreeSet<IpAddr>,
 }
 
 impl Follower {
@@ -126,44 +140,75 @@ impl Follower {
         let lowered = lay_out(compiler.tables(), &mut reasons);
         Self {
             compiler,
-            lowered,
+            lowered: Some(lowered),
             reasons,
+            pending: Some(Delta::default()),
+            changes: 0,
+            addresses: BTreeSet::new(),
         }
     }
 
-    fn apply(&mut self, change: &Change, met: &mut Coverage) -> Applied {
+    fn apply(&mut self, change: &Change) -> Applied {
         let applied = self.compiler.apply(change.clone());
-        let tables = self.compiler.tables();
-        let follows = match &applied {
+        match &applied {
             Applied::Unchanged => return applied,
             Applied::Delta(delta) => {
-                let capacity = Capacity::default();
-                self.lowered
-                    .follow(tables, delta, &capacity, &mut self.reasons)
+                if let Some(pending) = &mut self.pending {
+                    pending.extend(delta.clone());
+                }
             }
-            Applied::Rebuilt => false,
-        };
-        if follows {
-            met.met("image followed");
-        } else {
-            met.met("image laid out again");
-            self.lowered = lay_out(tables, &mut self.reasons);
+            Applied::Rebuilt => self.pending = None,
         }
+        self.changes += 1;
         applied
     }
 
-    fn check(&self, snapshot: &Snapshot) -> TestCaseResult {
+    /// Makes the image that of the tables.
+    fn catch_up(&mut self, met: &mut Coverage) {
+        if std::mem::take(&mut self.changes) > 1 {
+            met.met("several changes followed at once");
+        }
+        let pending = self.pending.replace(Delta::default());
+        let tables = self.compiler.tables();
+        let followed = self.lowered.take().zip(pending);
+        let followed = followed.and_then(|(lowered, delta)| {
+            let blocks = !delta.blocks.is_empty();
+            let (capacity, reasons) = (Capacity::default(), &mut self.reasons);
+            let followed = lowered.follow(tables, &delta, &capacity, reasons)?;
+            if blocks {
+                met.met("blocks followed");
+            }
+            Some(followed)
+        });
+        met.met(if followed.is_some() {
+            "image followed"
+        } else {
+            "image laid out again"
+        });
+        let lowered = followed.unwrap_or_else(|| lay_out(tables, &mut self.reasons));
+        self.lowered = Some(lowered);
+    }
+
+    fn image(&self) -> &Image {
+        self.lowered.as_ref().expect("tables are laid out").image()
+    }
+
+    fn check(&mut self, snapshot: &Snapshot) -> TestCaseResult {
         same(&self.compiler, snapshot)?;
-        let (tables, image) = (self.compiler.tables(), self.lowered.image());
+        let tables = self.compiler.tables();
+        self.addresses.extend(boundaries([tables, tables]));
+        if self.changes > 0 {
+            return Ok(());
+        }
+        let (tables, image) = (self.compiler.tables(), self.image());
         prop_assert_eq!(image.endpoints.len(), tables.pods.len());
         prop_assert_eq!(image.services.len(), tables.services.len());
-        let addresses = boundaries([tables, tables]);
         let services: BTreeSet<IpAddr> = tables
             .services
             .keys()
             .map(|(address, ..)| *address)
             .collect();
-        for address in addresses.iter().chain(&services) {
+        for address in self.addresses.iter().chain(&services) {
             let on_wire = match address {
                 IpAddr::V4(v4) => Address::v4(v4.octets()),
                 IpAddr::V6(v6) => Address::v6(v6.octets()),
@@ -212,7 +257,7 @@ impl Follower {
         peer: ImagePeer,
         port_set: Option<PortSetId>,
     ) -> TestCaseResult {
-        let (tables, image) = (self.compiler.tables(), self.lowered.image());
+        let (tables, image) = (self.compiler.tables(), self.image());
         let Some(port_set) = port_set else {
             let cell = image.cell(endpoint, direction, peer, Protocol::Tcp, 1);
             prop_assert!(cell.is_none());

@@ -65,6 +65,45 @@ impl AddressClasses {
             .unwrap_or_else(|| self.block_class_of(address))
     }
 
+    /// The addresses from `first` to `last`, both of one family, as stretches (first and last address) in
+    /// which all that no pod owns are of one class.
+    pub fn blocks_between(
+        &self,
+        first: IpAddr,
+        last: IpAddr,
+    ) -> impl Iterator<Item = (IpAddr, IpAddr, ClassId)> {
+        let (line, from) = Line::of(first);
+        let (_, to) = Line::of(last);
+        let ranges = &self.ranges[usize::from(line.index)];
+        let begin = ranges.partition_point(|(start, _)| *start <= from);
+        let ranges = ranges.get(begin.saturating_sub(1)..).unwrap_or_default();
+        let ends = ranges.iter().skip(1).map(|(next, _)| next - 1);
+        let ends = ends.chain([line.last(0, 0)]);
+        let ranges = ranges.iter().zip(ends);
+        let ranges = ranges.take_while(move |((start, _), _)| *start <= to);
+        ranges.filter_map(move |((start, class), end)| {
+            let first = line.address(from.max(*start))?;
+            Some((first, line.address(to.min(end))?, *class))
+        })
+    }
+
+    /// The IPv6 addresses from `first` to `last` that are blocks of their own.
+    pub fn single_blocks6(
+        &self,
+        first: Ipv6Addr,
+        last: Ipv6Addr,
+    ) -> impl Iterator<Item = Ipv6Addr> {
+        let begin = self
+            .blocks
+            .partition_point(|(net, _)| net.network() < IpAddr::V6(first));
+        let blocks = self.blocks.get(begin..).unwrap_or_default().iter();
+        let blocks = blocks.take_while(move |(net, _)| net.network() <= IpAddr::V6(last));
+        blocks.filter_map(|(net, _)| match net {
+            IpNet::V6(net) if net.prefix_len() == 128 => Some(net.network()),
+            _ => None,
+        })
+    }
+
     /// Whether the address is a block of its own.
     pub fn is_block(&self, address: IpAddr) -> bool {
         let key = |net: IpNet| (net.network(), net.prefix_len());

@@ -3,15 +3,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use ipnet::IpNet;
-use policy_ebpf_common::abi::{
-    HostBucket, TRIE_FANOUT, TRIE4_ROOT_NODES, TrieNode, TrieWord, host_buckets,
-};
+use ipnet::{IpNet, IpSubnets, Ipv4Subnets, Ipv6Subnets};
+use policy_ebpf_common::abi::{HostBucket, TRIE4_ROOT_NODES, TrieWord, host_buckets};
 
-use super::Capacity;
+use super::{Capacity, trie::Trie};
 use crate::compile::{ClassId, Tables};
 
 /// The lowered addresses of some tables.
@@ -28,6 +26,8 @@ pub(super) struct Addresses {
     unspecified: TrieWord,
     /// Ports of Services by address.
     services: BTreeMap<IpAddr, u32>,
+    /// Addresses that are blocks of their own.
+    blocks6: BTreeSet<Ipv6Addr>,
 }
 
 pub(super) fn lower(tables: &Tables) -> Addresses {
@@ -38,19 +38,21 @@ pub(super) fn lower(tables: &Tables) -> Addresses {
     let mut trie4 = Trie::new(TRIE4_ROOT_NODES as usize, 16);
     let mut trie6 = Trie::new(1, 4);
     let mut hosts: BTreeMap<Ipv6Addr, TrieWord> = BTreeMap::new();
+    let mut blocks6 = BTreeSet::new();
     for (prefix, class) in tables.addresses.blocks() {
         match prefix {
             IpNet::V4(net) => {
-                trie4.insert(
-                    left_aligned4(net.network().to_bits()),
+                trie4.set(
+                    left_aligned(net.network().into()),
                     net.prefix_len(),
                     leaf(*class, false),
                 );
             }
             IpNet::V6(net) if net.prefix_len() == 128 => {
                 hosts.insert(net.network(), leaf(*class, false));
+                blocks6.insert(net.network());
             }
-            IpNet::V6(net) => trie6.insert(
+            IpNet::V6(net) => trie6.set(
                 net.network().to_bits(),
                 net.prefix_len(),
                 leaf(*class, false),
@@ -65,7 +67,7 @@ pub(super) fn lower(tables: &Tables) -> Addresses {
     });
     for (address, word) in pods.chain(services_words) {
         match address {
-            IpAddr::V4(v4) => trie4.set(left_aligned4(v4.to_bits()), 32, word),
+            IpAddr::V4(_) => trie4.set(left_aligned(address), 32, word),
             IpAddr::V6(v6) => {
                 if word == surroundings(tables, address) && !tables.addresses.is_block(address) {
                     continue;
@@ -86,6 +88,7 @@ pub(super) fn lower(tables: &Tables) -> Addresses {
         crowded_out: BTreeSet::new(),
         unspecified,
         services,
+        blocks6,
     };
     for (address, word) in hosts {
         lowered.set6(address, word);
@@ -94,6 +97,78 @@ pub(super) fn lower(tables: &Tables) -> Addresses {
 }
 
 impl Addresses {
+    /// Follows blocks whose classes changed: `ranges` of addresses, first and last. False if they may not
+    /// find a place, which leaves an unknown part of them as it was.
+    pub(super) fn follow_blocks(
+        &mut self,
+        ranges: &BTreeSet<(IpAddr, IpAddr)>,
+        tables: &Tables,
+        capacity: &Capacity,
+    ) -> bool {
+        let mut touched: Vec<IpAddr> = Vec::new();
+        for (first, last) in ranges {
+            let (first, last) = widen(*first, *last);
+            for (first, last, class) in pieces(tables, first, last) {
+                let trie = if first.is_ipv4() {
+                    &mut self.trie4
+                } else {
+                    &mut self.trie6
+                };
+                for prefix in prefixes(first, last) {
+                    let bits = left_aligned(prefix.network());
+                    trie.set(bits, prefix.prefix_len(), leaf(class, false));
+                }
+            }
+            // What stands out of its block, and may have been covered by it.
+            let services = self.services.range(first..=last);
+            touched.extend(services.map(|(address, _)| *address));
+            let hosts = tables.addresses.hosts_between(first, last);
+            touched.extend(hosts.map(|(address, _)| address));
+            if let (IpAddr::V6(first), IpAddr::V6(last)) = (first, last) {
+                let own = tables.addresses.single_blocks6(first, last);
+                let own: Vec<Ipv6Addr> = own.collect();
+                let former = self.blocks6.range(first..=last).copied();
+                let crowded_out = self.crowded_out.range(first..=last).copied();
+                let known = former.chain(crowded_out).chain(own.iter().copied());
+                touched.extend(known.map(IpAddr::V6));
+                self.blocks6
+                    .retain(|address| *address < first || last < *address);
+                self.blocks6.extend(own);
+            }
+        }
+        self.pad(tables);
+        let new = |address: &&IpAddr| match address {
+            IpAddr::V4(_) => false,
+            IpAddr::V6(v6) => self.find6(*v6).is_none() && !self.crowded_out.contains(v6),
+        };
+        let new = touched.iter().filter(new).count();
+        if bucket_count(self.known6 + new) > self.hosts6.len() {
+            return false;
+        }
+        for address in touched {
+            self.follow(address, tables);
+        }
+        self.trie4.nodes.len() <= capacity.trie4 as usize
+            && self.trie6.nodes.len() <= capacity.trie6 as usize
+    }
+
+    /// Makes free places of `hosts6` say what they should.
+    fn pad(&mut self, tables: &Tables) {
+        let class = tables.addresses.class_of(Ipv6Addr::UNSPECIFIED.into());
+        let word = leaf(class, false);
+        if word == self.unspecified {
+            return;
+        }
+        self.unspecified = word;
+        for bucket in &mut self.hosts6 {
+            for (key, to) in bucket.keys.iter().zip(&mut bucket.words) {
+                if *key == [0; 4] {
+                    *to = word.0;
+                }
+            }
+        }
+    }
+
     /// Whether free places of `hosts6` say what they should.
     pub(super) fn is_padded_for(&self, tables: &Tables) -> bool {
         let class = tables.addresses.class_of(Ipv6Addr::UNSPECIFIED.into());
@@ -123,7 +198,7 @@ impl Addresses {
         let class = tables.addresses.class_of(address);
         let word = leaf(class, self.services.contains_key(&address));
         match address {
-            IpAddr::V4(v4) => self.trie4.set(left_aligned4(v4.to_bits()), 32, word),
+            IpAddr::V4(_) => self.trie4.set(left_aligned(address), 32, word),
             IpAddr::V6(v6) => {
                 let around = surroundings(tables, address);
                 if word == around && !tables.addresses.is_block(address) {
@@ -202,129 +277,50 @@ impl Addresses {
     }
 }
 
+/// The least range around some addresses in which the trie of IPv6 need not end between blocks of a single
+/// address, which are none of its business.
+fn widen(first: IpAddr, last: IpAddr) -> (IpAddr, IpAddr) {
+    match (first, last) {
+        (IpAddr::V6(first), IpAddr::V6(last)) => {
+            let first = Ipv6Addr::from_bits(first.to_bits() & !0xff);
+            (
+                first.into(),
+                Ipv6Addr::from_bits(last.to_bits() | 0xff).into(),
+            )
+        }
+        other => other,
+    }
+}
+
+/// The tables' blocks between two addresses, first and last of each. Where IPv6 has a block of a single
+/// address, the trie says what the addresses before it are, or else those behind it.
+fn pieces(tables: &Tables, first: IpAddr, last: IpAddr) -> Vec<(IpAddr, IpAddr, ClassId)> {
+    let mut pieces: Vec<(IpAddr, IpAddr, ClassId)> = Vec::new();
+    for (from, to, class) in tables.addresses.blocks_between(first, last) {
+        let is_single = from == to && from.is_ipv6() && tables.addresses.is_block(from);
+        match pieces.last_mut() {
+            Some((_, end, known)) if is_single || *known == class => *end = to,
+            None if is_single => {}
+            None => pieces.push((first, to, class)),
+            Some(_) => pieces.push((from, to, class)),
+        }
+    }
+    pieces
+}
+
+/// The fewest prefixes that make up the addresses from `first` to `last`, both of one family.
+fn prefixes(first: IpAddr, last: IpAddr) -> IpSubnets {
+    match (first, last) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => Ipv4Subnets::new(first, last, 0).into(),
+        (IpAddr::V6(first), IpAddr::V6(last)) => Ipv6Subnets::new(first, last, 0).into(),
+        // INVARIANT: blocks are of one family. No prefix is between others.
+        _ => Ipv4Subnets::new(Ipv4Addr::BROADCAST, Ipv4Addr::UNSPECIFIED, 0).into(),
+    }
+}
+
 /// What an address says that neither a pod nor a Service owns.
 fn surroundings(tables: &Tables, address: IpAddr) -> TrieWord {
     leaf(tables.addresses.block_class_of(address), false)
-}
-
-/// A multibit trie whose root consumes `root_bits` and whose inner nodes consume four bits each.
-#[derive(Clone, Debug)]
-pub(super) struct Trie {
-    pub(super) nodes: Vec<TrieNode>,
-    root_bits: u8,
-    /// Nodes that nothing leads to.
-    free: Vec<u32>,
-}
-
-impl Trie {
-    fn new(root_nodes: usize, root_bits: u8) -> Self {
-        Self {
-            nodes: vec![TrieNode::default(); root_nodes],
-            root_bits,
-            free: Vec::new(),
-        }
-    }
-
-    /// How many more nodes fit.
-    fn room(&self, capacity: u32) -> usize {
-        (capacity as usize + self.free.len()).saturating_sub(self.nodes.len())
-    }
-
-    /// Gives one address a word, given left-aligned, and takes away nodes that tell nothing apart.
-    fn set(&mut self, bits: u128, length: u8, word: TrieWord) {
-        let mut path: Vec<usize> = Vec::with_capacity(32);
-        let mut first = 0;
-        let mut consumed = 0;
-        let mut width = self.root_bits;
-        loop {
-            let index = (bits << consumed) >> (128 - width);
-            let index = first * TRIE_FANOUT + usize::try_from(index).unwrap_or_default();
-            if consumed + width >= length {
-                if let Some(to) = self.word(index) {
-                    *to = word.0;
-                }
-                break;
-            }
-            if self.word(index).is_some_and(|known| *known == word.0) {
-                // The word is that of all addresses here.
-                break;
-            }
-            consumed += width;
-            width = 4;
-            first = self.child(index);
-            path.push(index);
-        }
-        while let Some(parent) = path.pop() {
-            let Some(node) = self.nodes.get(first) else {
-                return;
-            };
-            let [word, ..] = node.words;
-            if TrieWord(word).as_child().is_some() || node.words.iter().any(|other| *other != word)
-            {
-                return;
-            }
-            self.free.extend(u32::try_from(first));
-            if let Some(to) = self.word(parent) {
-                *to = word;
-            }
-            first = parent / TRIE_FANOUT;
-        }
-    }
-
-    /// Covers a prefix, given left-aligned. Prefixes come with the enclosing ones first, so that each
-    /// overwrites what it is carved out of.
-    fn insert(&mut self, bits: u128, length: u8, word: TrieWord) {
-        let mut first = 0;
-        let mut consumed = 0;
-        let mut width = self.root_bits;
-        loop {
-            // Words of this level below the node: `width` bits of the address select one.
-            let index = (bits << consumed) >> (128 - width);
-            let index = first * TRIE_FANOUT + usize::try_from(index).unwrap_or_default();
-            if length <= consumed + width {
-                let count = 1usize << (consumed + width - length);
-                for index in index..index + count {
-                    if let Some(to) = self.word(index) {
-                        *to = word.0;
-                    }
-                }
-                return;
-            }
-            consumed += width;
-            width = 4;
-            first = self.child(index);
-        }
-    }
-
-    /// The node below a word, made of copies of the word if it was a leaf.
-    fn child(&mut self, index: usize) -> usize {
-        let Some(word) = self.word(index).copied() else {
-            return 0;
-        };
-        if let Some(child) = TrieWord(word).as_child() {
-            return child as usize;
-        }
-        let copies = TrieNode {
-            words: [word; TRIE_FANOUT],
-        };
-        let free = self.free.pop().map(|free| free as usize);
-        let next = free.unwrap_or(self.nodes.len());
-        match self.nodes.get_mut(next) {
-            Some(node) => *node = copies,
-            None => self.nodes.push(copies),
-        }
-        if let Some(to) = self.word(index) {
-            *to = TrieWord::child(u32::try_from(next).unwrap_or(u32::MAX >> 1)).0;
-        }
-        next
-    }
-
-    fn word(&mut self, index: usize) -> Option<&mut u32> {
-        self.nodes
-            .get_mut(index / TRIE_FANOUT)?
-            .words
-            .get_mut(index % TRIE_FANOUT)
-    }
 }
 
 /// How many buckets so many addresses take: they are loaded to three quarters at most.
@@ -351,8 +347,11 @@ fn key_of(address: Ipv6Addr) -> [u32; 4] {
     key
 }
 
-fn left_aligned4(bits: u32) -> u128 {
-    u128::from(bits) << 96
+fn left_aligned(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => u128::from(v4.to_bits()) << 96,
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
 }
 
 /// Classes beyond 16 bits are refused by the capacity check before.

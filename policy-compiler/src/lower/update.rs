@@ -92,22 +92,27 @@ impl Lowered {
         &self.image
     }
 
-    /// Follows a change of the tables. False if that is not sure to fit or takes another layout: then
-    /// nothing has changed, and [`Self::new`] says what the tables take.
+    /// Follows a change of the tables. `None` if that is not sure to fit or takes another layout: then
+    /// [`Self::new`] says what the tables take.
+    #[must_use]
     pub fn follow(
-        &mut self,
+        mut self,
         tables: &Tables,
         delta: &Delta,
         capacity: &Capacity,
         reasons: &mut Reasons,
-    ) -> bool {
+    ) -> Option<Self> {
         swap(&mut self.image, &mut self.addresses, &mut self.ports);
-        let fits = self.fits(tables, delta, capacity, reasons);
-        if fits {
-            self.change(tables, delta, reasons);
+        let follows = delta.blocks.is_empty()
+            || self
+                .addresses
+                .follow_blocks(&delta.blocks, tables, capacity);
+        if !follows || !self.fits(tables, delta, capacity, reasons) {
+            return None;
         }
+        self.change(tables, delta, reasons);
         swap(&mut self.image, &mut self.addresses, &mut self.ports);
-        fits
+        Some(self)
     }
 
     fn fits(&self, tables: &Tables, delta: &Delta, capacity: &Capacity, reasons: &Reasons) -> bool {
@@ -125,8 +130,7 @@ impl Lowered {
             .chain(services)
             .partition(|address| address.is_ipv4());
         let chunks = self.image.row_chunks as usize;
-        delta.blocks.is_empty()
-            && self.addresses.is_padded_for(tables)
+        self.addresses.is_padded_for(tables)
             && self.addresses.has_room(v4.len(), v6.len(), capacity)
             && self.ports.uniform.room(capacity.uniform) >= runs.len()
             && self.ports.port_sets.room(capacity.port_sets) >= port_sets
