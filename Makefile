@@ -6,7 +6,7 @@ SHELL := /bin/bash
 ENV := . .ci/env.sh
 CRATES := --workspace --exclude policy-ebpf
 
-.PHONY: help setup check test demo bench browser clean
+.PHONY: help setup check test demo nodes bench browser clean
 
 help: ## What there is to make
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -28,6 +28,10 @@ test: ## Everything that exists, for real: run as root
 demo: ## The shop on network namespaces: predicted beside measured
 	@.ci/setup
 	@$(ENV); $$CARGO build --quiet -p agent --bin netpol-agent && if [ $$(id -u) = 0 ]; then target/debug/netpol-agent demo; else sudo target/debug/netpol-agent demo; fi
+
+nodes: ## Two real nodes on this machine and the suites that upstream keeps: an hour, run as root
+	@.ci/setup bpf network controlplane nodes
+	@$(ENV); $$CARGO build --quiet -p agent --bin netpol-agent && testdata/nodes/nodes suites
 
 bench: ## What compilation, verdicts and packets cost, beside others: run as root
 	@.ci/setup

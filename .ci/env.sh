@@ -49,3 +49,12 @@ debian_has_source() {
     [ -x /usr/bin/rustc ] && at_least "$(version_of /usr/bin/rustc)" "$RUST_MINIMUM" &&
         [ -d "$(/usr/bin/rustc --print sysroot)/lib/rustlib/src/rust/library" ]
 }
+
+# The Go that builds Kubernetes: what is on PATH if it is new enough, else what `.ci/setup` installed.
+go_program() {
+    if at_least "$(go version 2>/dev/null | grep -oE '[0-9]+\.[0-9]+(\.[0-9]+)?' | head -n 1)" 1.26; then
+        echo go
+    else
+        echo "$NETPOL_CACHE/go/bin/go"
+    fi
+}
