@@ -17,7 +17,8 @@ use policy_compiler::{
 use crate::flow::{Group, PortQuery, is_nothing};
 
 pub use json::{
-    AnswerJson, At, PairJson, PortsJson, policy_name, ports_json, reason_name, verdict_name,
+    AnswerJson, At, Decided, PairJson, PortsJson, policy_name, ports_json, reason_name,
+    verdict_name,
 };
 
 /// The four verdicts.

@@ -42,6 +42,9 @@ pub enum Command {
     Matrix(MatrixArgs),
     /// What traffic changes between two sets of policies; newly allowed first
     Diff(DiffArgs),
+    /// Who in the world, in the cluster and in namespaces to come may reach a workload, and through what
+    #[command(after_help = EXPOSURE)]
+    Exposure(ExposureArgs),
     /// What is wrong or surprising, with fixes
     Lint(LintArgs),
     /// Runs policy unit tests
@@ -59,10 +62,13 @@ pub enum Command {
     Inputs,
     /// What a finding means
     Rule(RuleArgs),
-    /// Shell completions
+    /// Shell completions; those of bash complete namespaces and workloads, too, from -f
     Completions(CompletionsArgs),
     /// The manual page
     Man,
+    /// What SRC and DST can be called, for shell completions
+    #[command(hide = true)]
+    Names(NamesArgs),
     /// A cluster for measurements
     #[command(hide = true)]
     Generate(GenerateArgs),
@@ -139,6 +145,16 @@ pub struct DiffArgs {
     pub exit_code: bool,
 }
 
+/// Arguments of `exposure`.
+#[derive(Args, Debug)]
+pub struct ExposureArgs {
+    /// The workload: anything that SRC of `reach` may be and that has pods; every workload if absent
+    pub workload: Option<String>,
+    /// Pods that serve Ingresses and Gateways, written as SRC of `reach`
+    #[arg(long, value_name = "PODS")]
+    pub controller: Vec<String>,
+}
+
 /// Arguments of `lint`.
 #[derive(Args, Debug)]
 pub struct LintArgs {
@@ -203,6 +219,14 @@ pub struct CompletionsArgs {
     pub shell: clap_complete::Shell,
 }
 
+/// Arguments of `names`.
+#[derive(Args, Debug)]
+pub struct NamesArgs {
+    /// Namespaces instead
+    #[arg(long)]
+    pub namespaces: bool,
+}
+
 /// Arguments of `generate`.
 #[derive(Args, Debug)]
 pub struct GenerateArgs {
@@ -243,6 +267,20 @@ not exist yet, over every protocol and port. Exit 1 if a verdict changes or a po
 Examples:
   netpol-analyze -f manifests/ migrate --out cnp.yaml
   netpol-analyze --live migrate | kubectl apply -f -";
+
+const EXPOSURE: &str = "\
+What policies admit is said for every outside address, every node, every other pod, and for pods and
+namespaces that do not exist yet. Then every Service, Ingress, Gateway route, node port, load balancer
+and host port that leads to the workload, and whether policies let through who comes in by it; and how
+somebody from outside could get there through other workloads.
+
+Which pods serve an Ingress class is written in no manifest: unless everybody gets the same answer, or
+--controller names them, what comes in that way is unknown (exit code 3).
+
+Examples:
+  netpol-analyze -f manifests/ exposure
+  netpol-analyze -f manifests/ exposure shop/deploy/api
+  netpol-analyze --live exposure 'shop?app=web' --controller 'ingress-nginx?app.kubernetes.io/component=controller'";
 
 const ENDPOINTS: &str = "\
 SRC and DST:

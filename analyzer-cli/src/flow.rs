@@ -186,6 +186,8 @@ pub fn canonical_kind(name: &str) -> Option<&'static str> {
         "daemonset" | "daemonsets" | "ds" => "DaemonSet",
         "replicaset" | "replicasets" | "rs" => "ReplicaSet",
         "replicationcontroller" | "replicationcontrollers" | "rc" => "ReplicationController",
+        "deploymentconfig" | "deploymentconfigs" | "dc" => "DeploymentConfig",
+        "rollout" | "rollouts" | "ro" => "Rollout",
         "job" | "jobs" => "Job",
         "cronjob" | "cronjobs" | "cj" => "CronJob",
         "service" | "services" | "svc" => "Service",

@@ -70,15 +70,21 @@ pub fn main() -> ExitStatus {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<ExitStatus> {
+    let leads = matches!(cli.command, Command::Exposure(_) | Command::Snapshot(_));
+    let input = InputArgs {
+        entrances: leads,
+        ..cli.input.clone()
+    };
     let io = Io {
         output: &cli.output,
-        input: &cli.input,
+        input: &input,
     };
     match &cli.command {
         Command::Reach(args) => command::reach::run(&io, args, false),
         Command::Why(args) => command::reach::run(&io, args, true),
         Command::Matrix(args) => command::matrix::run(&io, args),
         Command::Diff(args) => command::diff::run(&io, args),
+        Command::Exposure(args) => command::exposure::run(&io, args),
         Command::Lint(args) => command::lint::run(&io, args),
         Command::Replay(args) => command::replay::run(&io, args),
         Command::Migrate => command::migrate::run(&io),
@@ -89,6 +95,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitStatus> {
         Command::Completions(args) => command::shell::completions(&io, args),
         Command::Generate(args) => command::generate::run(&io, args),
         Command::Test(args) => command::test::run(&io, args),
+        Command::Names(args) => command::names::run(&io, args),
         Command::Man => command::shell::man(&io),
     }
 }

@@ -34,7 +34,8 @@ async fn list_all(args: &InputArgs) -> anyhow::Result<Vec<Source>> {
         unlisted: Vec::new(),
     };
     let mut sources = Vec::new();
-    for kind in KINDS {
+    let leading = ENTRANCES.iter().filter(|_| args.entrances);
+    for kind in KINDS.iter().chain(leading) {
         match kind.list(&client, namespace).await {
             Ok(items) => sources.push(kind.source(items)?),
             Err(kube::Error::Api(status)) if status.code == 404 && !kind.is_core => {}
@@ -92,6 +93,16 @@ impl Kind {
             name,
             is_namespaced,
             is_core: true,
+        }
+    }
+
+    const fn gateway(version: &'static str, name: &'static str) -> Self {
+        Self {
+            group: "gateway.networking.k8s.io",
+            version,
+            name,
+            is_namespaced: true,
+            is_core: false,
         }
     }
 
@@ -168,4 +179,16 @@ const KINDS: [Kind; 9] = [
     Kind::policy("v1alpha1", "AdminNetworkPolicy"),
     Kind::policy("v1alpha1", "BaselineAdminNetworkPolicy"),
     Kind::policy("v1alpha2", "ClusterNetworkPolicy"),
+];
+
+/// What leads traffic to Services.
+const ENTRANCES: [Kind; 8] = [
+    Kind::core("networking.k8s.io", "Ingress", true),
+    Kind::gateway("v1", "Gateway"),
+    Kind::gateway("v1", "GRPCRoute"),
+    Kind::gateway("v1", "HTTPRoute"),
+    Kind::gateway("v1beta1", "ReferenceGrant"),
+    Kind::gateway("v1alpha2", "TCPRoute"),
+    Kind::gateway("v1alpha2", "TLSRoute"),
+    Kind::gateway("v1alpha2", "UDPRoute"),
 ];

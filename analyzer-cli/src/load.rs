@@ -168,13 +168,18 @@ impl World {
             entry.makes_incomplete() || matches!(entry.fate, Fate::Rejected { .. })
         };
         if self.unreadable().next().is_some()
-            || !self.listing.unlisted.is_empty()
+            || self.listing.hides_verdicts()
             || (!self.allow_incomplete && self.loaded.ledger.iter().any(refused))
         {
             ExitStatus::Incomplete
         } else {
             ExitStatus::Success
         }
+    }
+
+    /// Whether a live cluster did not let anybody see what leads traffic to Services.
+    pub fn lacks_entrances(&self) -> bool {
+        self.listing.hides_entrances()
     }
 
     /// Whether nothing may be answered because documents cannot be read at all.

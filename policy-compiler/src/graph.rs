@@ -130,17 +130,25 @@ impl Connectivity {
     /// The groups that every path from `from` to `to` passes, in order, both ends left out; `None` if
     /// there is no path. To take any of them off the network cuts `from` off from `to`.
     pub fn cut_points(&self, from: usize, to: usize) -> Option<Vec<usize>> {
-        if from >= self.graph.node_count() || to >= self.graph.node_count() {
-            return None;
+        self.cut_points_from(from).into_iter().nth(to).flatten()
+    }
+
+    /// As [`Connectivity::cut_points`], to every group.
+    pub fn cut_points_from(&self, from: usize) -> Vec<Option<Vec<usize>>> {
+        if from >= self.graph.node_count() {
+            return vec![None; self.graph.node_count()];
         }
         let dominators = dominators::simple_fast(&self.graph, NodeIndex::new(from));
-        let between = dominators.strict_dominators(NodeIndex::new(to))?;
-        let mut between: Vec<usize> = between
-            .map(NodeIndex::index)
-            .filter(|at| *at != from)
-            .collect();
-        between.reverse();
-        Some(between)
+        let between = |to: NodeIndex| {
+            let between = dominators.strict_dominators(to)?;
+            let mut between: Vec<usize> = between
+                .map(NodeIndex::index)
+                .filter(|at| *at != from)
+                .collect();
+            between.reverse();
+            Some(between)
+        };
+        self.graph.node_indices().map(between).collect()
     }
 }
 

@@ -22,6 +22,7 @@ pub mod compile;
 pub mod diagnostic;
 pub mod difference;
 pub mod explain;
+pub mod exposure;
 pub mod graph;
 pub mod lint;
 pub mod lower;

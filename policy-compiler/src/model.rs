@@ -5,12 +5,17 @@
 //! Defaults are applied, selectors are checked, and what the API's fail-closed rules say of broken
 //! parts is already part of the value ([`AdminRule::closed`], [`Selection::Nothing`]).
 
+mod entrance;
 mod labels;
 mod net;
 mod policy;
 mod port;
 mod workload;
 
+pub use entrance::{
+    Backend, BackendPort, Entrances, Gateway, Grant, Listener, Offer, Parent, Route, RouteKind,
+    RoutesFrom, ServiceType,
+};
 pub use labels::{Labels, Operator, Requirement, Selection, Selector};
 pub use net::{Family, IpBlock, family_of};
 pub use policy::{

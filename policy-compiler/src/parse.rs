@@ -8,6 +8,8 @@
 //! pod, service, endpoint_slice(&Value, &Locator, &Settings)  -> Parsed<Pod | Service | EndpointSlice>
 //! namespace, node(&Value, &Locator)                          -> Parsed<Namespace | Node>
 //! workload(WorkloadKind, &Value, &Locator, &Settings)        -> Parsed<Workload>
+//! route(RouteKind, &Value, &Locator, &Settings)              -> Parsed<Route>
+//! gateway, grant(&Value, &Locator, &Settings)                -> Parsed<Gateway | Grant>
 //! ```
 //!
 //! Nothing fails: what an API server would refuse is a diagnostic and [`Parsed::rejected`]; what is left
@@ -25,6 +27,7 @@
 //! ([`crate::model::AdminRule::closed`]).
 
 mod admin;
+mod entrance;
 mod meta;
 mod net;
 mod network_policy;
@@ -37,9 +40,11 @@ mod topology;
 mod workload;
 
 pub use admin::{admin_network_policy, baseline_admin_network_policy, cluster_network_policy};
+pub use entrance::{gateway, grant, route};
 pub(crate) use net::bare_address;
 pub use network_policy::network_policy;
 pub use pod::{Template, pod};
+pub(crate) use reader::similar;
 pub use service::{EndpointPort, EndpointSlice, attach_endpoints, endpoint_slice, service};
 pub use topology::{namespace, node};
 pub use workload::{Workload, WorkloadKind, workload};

@@ -107,6 +107,11 @@ impl Symbols {
         self.pods.keys()
     }
 
+    /// Labels of the pod, if it does not exist yet.
+    pub fn labels(&self, key: &PodKey) -> Option<&Labels> {
+        self.pods.get(key)
+    }
+
     /// Whether `key` is a pod that does not exist yet.
     pub fn contains(&self, key: &PodKey) -> bool {
         self.pods.contains_key(key)

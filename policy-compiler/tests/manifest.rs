@@ -284,7 +284,8 @@ replicaCount: 3
         problems(&loaded),
         [
             "m.yaml:2:1 foreign-policy",
-            "m.yaml:10:1 unknown-api-version"
+            "m.yaml:10:1 unknown-api-version",
+            "m.yaml:14:1 no-object"
         ]
     );
     assert_eq!(loaded.ignored.len(), 2);
@@ -381,7 +382,8 @@ kind: PrometheusRule
 metadata: {name: rules}
 spec: {groups: [{rules: [{labels: {summary: '{{ $labels.pod }}'}}]}]}
 ");
-    assert_eq!(problems(&loaded), [""; 0]);
+    assert_eq!(problems(&loaded), ["m.yaml:2:1 no-object"]);
+    assert_eq!(loaded.diagnostics[0].severity, Severity::Info);
     let fates: Vec<Fate> = loaded.ledger.iter().map(|entry| entry.fate).collect();
     assert_eq!(fates, [Fate::Ignored; 3]);
 }

@@ -5,6 +5,7 @@
 use policy_compiler::{
     diagnostic::Severity,
     manifest::{Fate, Loaded, Locator, load},
+    model::RouteKind,
     parse::{self, Channel, Settings, WorkloadKind},
 };
 use proptest::prelude::*;
@@ -262,6 +263,19 @@ fn value() -> impl Strategy<Value = Value> {
         "endpoints",
         "template",
         "replicas",
+        "workloadRef",
+        "kind",
+        "host",
+        "rules",
+        "http",
+        "paths",
+        "backend",
+        "service",
+        "parentRefs",
+        "hostnames",
+        "backendRefs",
+        "listeners",
+        "allowedRoutes",
     ]);
     leaf.prop_recursive(8, 64, 6, move |inner| {
         prop_oneof![
@@ -325,6 +339,11 @@ proptest! {
             parse::pod(&value, &locator, &settings);
             parse::service(&value, &locator, &settings);
             parse::endpoint_slice(&value, &locator, &settings);
+            parse::gateway(&value, &locator, &settings);
+            parse::grant(&value, &locator, &settings);
+            for kind in [RouteKind::Ingress, RouteKind::HttpRoute] {
+                parse::route(kind, &value, &locator, &settings);
+            }
             for kind in WorkloadKind::ALL {
                 parse::workload(kind, &value, &locator, &settings);
             }

@@ -7,6 +7,10 @@ use clap::Args;
 
 /// Where manifests come from. Accepted before and after the command.
 #[derive(Args, Clone, Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent switches of a command line"
+)]
 pub struct InputArgs {
     /// Manifests: a file, a folder (recursively), a glob, or `-` for standard input
     #[arg(
@@ -73,6 +77,9 @@ pub struct InputArgs {
     /// cni=netpol|calico|cilium|ovn
     #[arg(long, value_name = "WHAT=HOW", global = true, help_heading = "Input")]
     pub assume: Vec<Assume>,
+    /// Also lists what leads traffic to Services in a live cluster; set by commands that ask about it.
+    #[arg(skip)]
+    pub entrances: bool,
     /// Configuration (default: `.netpol-analyze.yaml` here or in a parent directory of the repository)
     #[arg(long, value_name = "FILE", global = true, help_heading = "Input")]
     pub config: Option<PathBuf>,

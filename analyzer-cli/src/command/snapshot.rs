@@ -85,18 +85,28 @@ fn trimmed(value: &Value) -> Option<Value> {
             "/status/hostIPs",
         ],
         "Service" => &["/spec", "/status/loadBalancer"],
+        "Gateway" => &["/spec", "/status/addresses"],
         "EndpointSlice" => &["/addressType", "/endpoints", "/ports"],
         "NetworkPolicy"
         | "AdminNetworkPolicy"
         | "BaselineAdminNetworkPolicy"
         | "ClusterNetworkPolicy"
         | "Deployment"
+        | "DeploymentConfig"
+        | "Rollout"
         | "ReplicaSet"
         | "ReplicationController"
         | "StatefulSet"
         | "DaemonSet"
         | "Job"
-        | "CronJob" => &["/spec"],
+        | "CronJob"
+        | "GRPCRoute"
+        | "HTTPRoute"
+        | "Ingress"
+        | "ReferenceGrant"
+        | "TCPRoute"
+        | "TLSRoute"
+        | "UDPRoute" => &["/spec"],
         _ => return None,
     };
     let mut object = Map::new();

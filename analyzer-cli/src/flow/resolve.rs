@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use ipnet::IpNet;
 use policy_compiler::{
     Snapshot,
-    model::{Pod, PodKey, PortRange, Service, ServiceTarget},
+    model::{Pod, PodKey, PortRange, Service},
     portmap::PortSet,
     ranges,
     verdict::Endpoint,
@@ -305,31 +305,14 @@ fn behind(service: &Service, snapshot: &Snapshot) -> Vec<Group> {
             };
             add(endpoint, leg(backend.port));
         }
-        let selector = service
-            .selector
-            .as_ref()
-            .filter(|_| port.backends.is_empty());
-        let Some(selector) = selector else { continue };
+        if !port.backends.is_empty() {
+            continue;
+        }
         for pod in snapshot.pods.values() {
-            let selected = pod.key.namespace == service.namespace
-                && !pod.phase.is_finished()
-                && selector
-                    .0
-                    .iter()
-                    .all(|(key, value)| pod.labels.get(key) == Some(&**value));
-            if !selected {
+            if !service.selects(pod) {
                 continue;
             }
-            let numbers: Vec<u16> = match &port.target {
-                ServiceTarget::Number(number) => vec![*number],
-                ServiceTarget::Name(name) => pod
-                    .ports_named(name)
-                    .filter(|(protocol, _)| *protocol == port.protocol)
-                    .map(|(_, number)| number)
-                    .take(1)
-                    .collect(),
-            };
-            for number in numbers {
+            if let Some(number) = port.target_on(pod) {
                 add(Endpoint::Pod(pod.key.clone()), leg(number));
             }
         }

@@ -2,6 +2,7 @@
 //! Which files do paths, folders and globs stand for?
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{self, Read},
     path::{Path, PathBuf},
@@ -38,12 +39,13 @@ pub fn read(paths: &[String], mut stdin: impl Read) -> anyhow::Result<Vec<Source
         }
         let before = files.len();
         if Path::new(path).exists() {
-            walk(Path::new(path), true, &mut files)?;
+            walk(Path::new(path), true, &mut BTreeSet::new(), &mut files)?;
         } else if path.contains(['*', '?', '[']) {
             let matches = glob::glob(path)
                 .map_err(|error| UsageError::new(format!("`{path}` is no pattern: {error}")))?;
             for found in matches {
-                walk(&found.context("cannot read a folder")?, true, &mut files)?;
+                let found = found.context("cannot read a folder")?;
+                walk(&found, true, &mut BTreeSet::new(), &mut files)?;
             }
             if files.len() == before {
                 return Err(UsageError::new(format!("no file matches `{path}`")).into());
@@ -52,7 +54,7 @@ pub fn read(paths: &[String], mut stdin: impl Read) -> anyhow::Result<Vec<Source
             return Err(UsageError::new(format!("there is no file or folder `{path}`")).into());
         }
     }
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     for file in files {
         if !seen.insert(file.clone()) {
             continue;
@@ -66,14 +68,25 @@ pub fn read(paths: &[String], mut stdin: impl Read) -> anyhow::Result<Vec<Source
     Ok(sources)
 }
 
-fn walk(path: &Path, named: bool, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+/// Adds the files that `path` stands for. `above` are the folders on the way to it, so that a link back
+/// to one of them ends there; what is neither folder nor file, such as a pipe, is read only if `named`.
+fn walk(
+    path: &Path,
+    named: bool,
+    above: &mut BTreeSet<PathBuf>,
+    files: &mut Vec<PathBuf>,
+) -> anyhow::Result<()> {
     if !path.is_dir() {
-        if named || is_manifest(path) {
+        if named || path.is_file() && is_manifest(path) {
             files.push(path.to_owned());
         }
         return Ok(());
     }
     let context = || format!("cannot read folder `{}`", path.display());
+    let own = fs::canonicalize(path).with_context(context)?;
+    if !above.insert(own.clone()) {
+        return Ok(());
+    }
     let mut entries: Vec<PathBuf> = fs::read_dir(path)
         .with_context(context)?
         .map(|entry| entry.map(|entry| entry.path()))
@@ -87,6 +100,7 @@ fn walk(path: &Path, named: bool, files: &mut Vec<PathBuf>) -> anyhow::Result<()
     });
     if let Some(builder) = builder {
         files.push(builder.clone());
+        above.remove(&own);
         return Ok(());
     }
     for entry in entries {
@@ -95,9 +109,10 @@ fn walk(path: &Path, named: bool, files: &mut Vec<PathBuf>) -> anyhow::Result<()
             .and_then(|name| name.to_str())
             .is_some_and(|name| name.starts_with('.'));
         if !hidden {
-            walk(&entry, false, files)?;
+            walk(&entry, false, above, files)?;
         }
     }
+    above.remove(&own);
     Ok(())
 }
 
@@ -110,10 +125,22 @@ fn is_manifest(path: &Path) -> bool {
     })
 }
 
-/// Manifests are UTF-8; anything else becomes characters that no manifest may hold and is reported as
+/// Manifests are UTF-8, or UTF-16 with a mark that says so; anything else becomes characters that no manifest may hold and is reported as
 /// such by the reader.
 fn decode(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+    let wide = |join: fn([u8; 2]) -> u16| {
+        let units = bytes.chunks(2).map(|unit| match unit {
+            [first, second] => join([*first, *second]),
+            _ => u16::from(b'\0'),
+        });
+        let units: Vec<u16> = units.skip(1).collect();
+        String::from_utf16_lossy(&units)
+    };
+    match bytes {
+        [0xff, 0xfe, ..] => wide(u16::from_le_bytes),
+        [0xfe, 0xff, ..] => wide(u16::from_be_bytes),
+        _ => String::from_utf8_lossy(bytes).into_owned(),
+    }
 }
 
 const BUILDERS: [&str; 5] = [

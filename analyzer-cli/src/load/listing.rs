@@ -80,6 +80,18 @@ impl Listing {
         self.unlisted.iter().any(|unlisted| unlisted.kind == kind)
     }
 
+    /// Whether objects are missing that could change a verdict.
+    pub fn hides_verdicts(&self) -> bool {
+        let mut kinds = self.unlisted.iter().map(|unlisted| unlisted.kind.as_str());
+        kinds.any(|kind| !ENTRANCES.contains(&kind))
+    }
+
+    /// Whether objects are missing that lead traffic to Services.
+    pub fn hides_entrances(&self) -> bool {
+        let mut kinds = self.unlisted.iter().map(|unlisted| unlisted.kind.as_str());
+        kinds.any(|kind| ENTRANCES.contains(&kind))
+    }
+
     /// Says what is left out.
     pub fn diagnostics(&self) -> Vec<Diagnostic> {
         let mut found = Vec::new();
@@ -93,6 +105,13 @@ impl Listing {
         }
         for Unlisted { kind, reason } in &self.unlisted {
             let message = format!("{kind} objects cannot be listed: {reason}");
+            if ENTRANCES.contains(&kind.as_str()) {
+                let mut diagnostic =
+                    Diagnostic::new("unlisted-kind", Severity::Warning, &message, None);
+                diagnostic.help = Some("no verdict depends on them, `exposure` does".to_owned());
+                found.push(diagnostic);
+                continue;
+            }
             let mut diagnostic = Diagnostic::new("unlisted-kind", Severity::Error, &message, None);
             diagnostic.help = Some(format!(
                 "the user needs `list` on {kind}; what such objects could change is unknown"
@@ -199,6 +218,18 @@ fn asks_for_labels(selector: &Selector) -> bool {
     let mut requirements = selector.requirements().iter();
     requirements.any(|requirement| *requirement.key != *NAME_LABEL)
 }
+
+/// Kinds that lead traffic to Services, and that no policy sees.
+const ENTRANCES: [&str; 8] = [
+    "GRPCRoute",
+    "Gateway",
+    "HTTPRoute",
+    "Ingress",
+    "ReferenceGrant",
+    "TCPRoute",
+    "TLSRoute",
+    "UDPRoute",
+];
 
 const API_VERSION: &str = "netpol-analyze/v1";
 const KIND: &str = "Listing";

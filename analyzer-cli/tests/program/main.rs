@@ -8,6 +8,7 @@
 )]
 
 mod broken;
+mod completions;
 #[path = "../../../agent/tests/apiserver/control_plane.rs"]
 #[expect(dead_code, reason = "other suites include it, too")]
 mod control_plane;

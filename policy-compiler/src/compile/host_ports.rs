@@ -8,7 +8,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use crate::{
     Snapshot,
-    model::{Pod, Service, ServiceBackend, ServicePort, ServiceTarget},
+    model::{Offer, Pod, Service, ServiceBackend, ServicePort, ServiceTarget},
 };
 
 /// The host ports of the node's pods, one Service for each, in the order of pods and ports.
@@ -48,6 +48,7 @@ pub(super) fn of_pod(pod: &Pod, own_addresses: &[IpAddr]) -> Vec<Service> {
                     })
                     .collect(),
             }],
+            offer: Offer::default(),
         })
         .collect()
 }

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     Snapshot,
     diagnostic::{Diagnostic, Location, ObjectRef, Severity},
-    model::{Pod, PodKey},
+    model::{Entrances, Pod, PodKey},
     parse::{self, EndpointSlice, Parsed, Settings, Workload, WorkloadKind, attach_endpoints},
 };
 
@@ -31,6 +31,8 @@ pub struct Loaded {
     /// The workloads, by namespace, kind and name, and the pods each has: those given, else those that
     /// its controller would make.
     pub workloads: BTreeMap<(Arc<str>, WorkloadKind, Arc<str>), WorkloadPods>,
+    /// What leads traffic from outside to Services.
+    pub entrances: Entrances,
     /// Annotations of pods that begin with `netpol.dev/`.
     pub annotations: BTreeMap<PodKey, BTreeMap<Arc<str>, Arc<str>>>,
     /// The documents whose kinds decide nothing here, for who knows more about them.
@@ -127,7 +129,10 @@ impl Assembly<'_> {
             kind,
             Kind::NetworkPolicy
                 | Kind::EndpointSlice
+                | Kind::Gateway
                 | Kind::Pod
+                | Kind::ReferenceGrant
+                | Kind::Route(_)
                 | Kind::Service
                 | Kind::Workload(_)
         );
@@ -136,7 +141,20 @@ impl Assembly<'_> {
             written.unwrap_or_else(|| settings.default_namespace.clone())
         });
         let fate = match kind {
-            Kind::None | Kind::Other => Fate::Ignored,
+            Kind::None | Kind::Other => {
+                self.passed_over(&document, &value);
+                Fate::Ignored
+            }
+            Kind::ForeignEntrance => {
+                let message = format!(
+                    "where a {} of {} leads is not read",
+                    document.kind, document.api_version
+                );
+                let help = Some("no verdict depends on it, `exposure` does".to_owned());
+                let id = "foreign-entrance";
+                self.report(&document, id, Severity::Warning, &message, help);
+                Fate::Ignored
+            }
             Kind::ForeignPolicy => {
                 self.report(
                     &document,
@@ -167,10 +185,13 @@ impl Assembly<'_> {
             | Kind::BaselineAdminNetworkPolicy
             | Kind::ClusterNetworkPolicy
             | Kind::EndpointSlice
+            | Kind::Gateway
             | Kind::Namespace
             | Kind::NetworkPolicy
             | Kind::Node
             | Kind::Pod
+            | Kind::ReferenceGrant
+            | Kind::Route(_)
             | Kind::Service
             | Kind::Workload(_) => {
                 let object = ObjectRef {
@@ -189,10 +210,13 @@ impl Assembly<'_> {
                 }
             }
         };
+        // What only leads traffic to a namespace says nothing about it.
+        let lives_there = !matches!(kind, Kind::Gateway | Kind::ReferenceGrant | Kind::Route(_));
         if let (
+            true,
             Some(namespace),
             Fate::Used | Fate::UsedWithProblems | Fate::Rejected { used: true },
-        ) = (&namespace, fate)
+        ) = (lives_there, &namespace, fate)
         {
             let at = document.location.clone();
             self.mentioned.entry(namespace.clone()).or_insert(at);
@@ -206,7 +230,9 @@ impl Assembly<'_> {
             fate,
         });
         match (kind, fate) {
-            (Kind::Other | Kind::ForeignPolicy, _) => self.loaded.ignored.push(document),
+            (Kind::Other | Kind::ForeignEntrance | Kind::ForeignPolicy, _) => {
+                self.loaded.ignored.push(document);
+            }
             (
                 Kind::AdminNetworkPolicy
                 | Kind::BaselineAdminNetworkPolicy
@@ -214,6 +240,47 @@ impl Assembly<'_> {
                 Fate::Used | Fate::UsedWithProblems | Fate::Rejected { used: true },
             ) => self.loaded.cluster_policies.push(document),
             _ => {}
+        }
+    }
+
+    /// Says of a document that decides nothing if it is no object, or one that makes pods.
+    fn passed_over(&mut self, document: &Document, value: &Value) {
+        if document.api_version.starts_with("netpol-analyze/") {
+            return;
+        }
+        let metadata = value.get("metadata");
+        let named = ["name", "generateName"]
+            .iter()
+            .any(|key| metadata.is_some_and(|metadata| metadata.get(key).is_some()));
+        let missing = match (document.kind.is_empty(), document.api_version.is_empty()) {
+            (true, _) => Some("`apiVersion`, `kind` and `metadata` are missing"),
+            (false, true) => Some("`apiVersion` is missing"),
+            (false, false) if !named => Some("`metadata.name` is missing"),
+            (false, false) => None,
+        };
+        if let Some(missing) = missing {
+            let message = format!("this is no Kubernetes object: {missing}");
+            // Repositories hold other files, too; one that says what objects say was meant to be one.
+            let severity = if OF_OBJECTS.iter().any(|key| value.get(key).is_some()) {
+                Severity::Warning
+            } else {
+                Severity::Info
+            };
+            self.report(document, "no-object", severity, &message, None);
+        } else if *document.kind != *"PodTemplate" && pods::has_template(value) {
+            let message = format!(
+                "the pods of a {} of {} are not considered",
+                document.kind, document.api_version
+            );
+            let help = "add the pods, or the workloads it makes, as the cluster has them";
+            let id = "unread-workload";
+            self.report(
+                document,
+                id,
+                Severity::Warning,
+                &message,
+                Some(help.to_owned()),
+            );
         }
     }
 
@@ -306,6 +373,21 @@ impl Assembly<'_> {
                     it.pods.push(pod);
                 })
             }
+            Kind::Route(kind) => {
+                let parsed = parse::route(kind, value, locator, settings);
+                self.take(parsed, |it, route| it.loaded.entrances.routes.push(route))
+            }
+            Kind::Gateway => {
+                let parsed = parse::gateway(value, locator, settings);
+                self.take(parsed, |it, gateway| {
+                    let id = (gateway.namespace.clone(), gateway.name.clone());
+                    it.loaded.entrances.gateways.insert(id, gateway);
+                })
+            }
+            Kind::ReferenceGrant => {
+                let parsed = parse::grant(value, locator, settings);
+                self.take(parsed, |it, grant| it.loaded.entrances.grants.push(grant))
+            }
             Kind::Workload(kind) => {
                 let parsed = parse::workload(kind, value, locator, settings);
                 self.take(parsed, |it, workload| {
@@ -313,7 +395,11 @@ impl Assembly<'_> {
                     it.workloads.insert(key, workload);
                 })
             }
-            Kind::None | Kind::Other | Kind::ForeignPolicy | Kind::Unknown(_) => Fate::Ignored,
+            Kind::None
+            | Kind::Other
+            | Kind::ForeignEntrance
+            | Kind::ForeignPolicy
+            | Kind::Unknown(_) => Fate::Ignored,
         }
     }
 
@@ -350,7 +436,10 @@ impl Assembly<'_> {
             }
             self.loaded.snapshot.insert_pod(pod);
         }
-        let workloads = std::mem::take(&mut self.workloads);
+        let mut workloads = std::mem::take(&mut self.workloads);
+        for workload in pods::resolve_templates(&mut workloads) {
+            self.unknown_template(&workload);
+        }
         for (id, workload) in &workloads {
             let mut pods = by_workload.remove(id).unwrap_or_default();
             if pods.is_empty() && !is_made_by_another(workload, &workloads) {
@@ -426,12 +515,26 @@ impl Assembly<'_> {
         }
     }
 
+    fn unknown_template(&mut self, workload: &Workload) {
+        let Some((kind, name)) = &workload.template_of else {
+            return;
+        };
+        let message = format!(
+            "its pods are not considered: they are made as {kind} `{name}` says, which is not there"
+        );
+        self.about(workload, "unread-workload", "spec.workloadRef", &message);
+    }
+
     fn many_replicas(&mut self, workload: &Workload) {
         let message = format!(
             "only the first {} of {} pods are considered",
             pods::MOST_ORDINALS,
             workload.replicas
         );
+        self.about(workload, "many-replicas", "spec.replicas", &message);
+    }
+
+    fn about(&mut self, workload: &Workload, id: &'static str, path: &str, message: &str) {
         let at = workload.at.clone();
         self.loaded.diagnostics.push(Diagnostic {
             object: Some(ObjectRef {
@@ -439,8 +542,8 @@ impl Assembly<'_> {
                 namespace: Some(workload.namespace.clone()),
                 name: workload.name.clone(),
             }),
-            path: "spec.replicas".to_owned(),
-            ..Diagnostic::new("many-replicas", Severity::Warning, &message, at)
+            path: path.to_owned(),
+            ..Diagnostic::new(id, Severity::Warning, message, at)
         });
     }
 
@@ -454,7 +557,7 @@ impl Assembly<'_> {
     ) {
         let at = Some(document.location.clone());
         self.loaded.diagnostics.push(Diagnostic {
-            object: Some(document.object_ref()),
+            object: Some(document.object_ref()).filter(|object| !object.kind.is_empty()),
             help,
             ..Diagnostic::new(id, severity, message, at)
         });
@@ -469,6 +572,18 @@ fn is_made_by_another(workload: &Workload, workloads: &BTreeMap<WorkloadId, Work
     });
     owner.is_some_and(|owner| workloads.contains_key(&owner))
 }
+
+/// Fields that hardly anything but a policy or what makes pods has at the top of its specification.
+const OF_OBJECTS: [&str; 8] = [
+    "containers",
+    "egress",
+    "ingress",
+    "podSelector",
+    "policyTypes",
+    "spec",
+    "subject",
+    "template",
+];
 
 /// Namespaces that every cluster has, without labels of their own.
 const BUILT_IN: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];

@@ -1,48 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which pods are behind a Service that nobody gave endpoints for.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use crate::{
     Snapshot,
-    model::{PodKey, ServiceBackend, ServiceTarget},
+    model::{PodKey, ServiceBackend},
 };
 
 /// Fills the backends of Services nobody gave EndpointSlices for, as the endpoint controller would.
 pub(super) fn select(snapshot: &mut Snapshot, without_slices: &[(Arc<str>, Arc<str>)]) {
     for id in without_slices {
-        let Some(service) = snapshot.services.get(id) else {
+        let Some(original) = snapshot.services.get(id) else {
             continue;
         };
-        let Some(selector) = service.selector.clone() else {
+        if original.selector.is_none() {
             continue;
-        };
-        let mut service = (**service).clone();
+        }
+        let mut service = (**original).clone();
         let first = PodKey::new(&id.0, "");
         let pods = snapshot
             .pods
             .range(first..)
             .take_while(|pod| pod.key.namespace == id.0)
-            .filter(|pod| !pod.phase.is_finished() && !pod.addresses.is_empty())
-            .filter(|pod| {
-                let mut wanted = selector.0.iter();
-                wanted.all(|(key, value)| pod.labels.get(key) == Some(&**value))
-            });
+            .filter(|pod| !pod.addresses.is_empty() && original.selects(pod));
         for pod in pods {
             for port in &mut service.ports {
-                let number = match &port.target {
-                    ServiceTarget::Number(number) => Some(*number),
-                    ServiceTarget::Name(name) => pod
-                        .ports_named(name)
-                        .find(|(protocol, _)| *protocol == port.protocol)
-                        .map(|(_, number)| number),
+                let Some(number) = port.target_on(pod) else {
+                    continue;
                 };
-                let addresses = number.map(|_| pod.addresses.iter()).into_iter().flatten();
-                port.backends
-                    .extend(addresses.map(|address| ServiceBackend {
-                        address: *address,
-                        port: number.unwrap_or_default(),
-                    }));
+                let backend = |address: &IpAddr| ServiceBackend {
+                    address: *address,
+                    port: number,
+                };
+                port.backends.extend(pod.addresses.iter().map(backend));
             }
         }
         for port in &mut service.ports {

@@ -139,6 +139,16 @@ impl FileReader {
         let lists = kind.strip_suffix("List").is_some_and(|item| {
             item.is_empty() || !matches!(Kind::of(&api_version, item), Kind::Other | Kind::None)
         });
+        if lists && node.get("items").is_none() {
+            self.report(MALFORMED, "`items` is missing", node.line, node.column);
+            return;
+        }
+        if kind != "List" && kind.eq_ignore_ascii_case("List") {
+            let message = format!("there is no kind `{kind}`");
+            let diagnostic = self.report(MALFORMED, &message, node.line, node.column);
+            diagnostic.help = Some("there is a List".to_owned());
+            return;
+        }
         if let (true, Some(items)) = (lists, node.get("items")) {
             let found = describe(&items.content);
             let message = format!("expected a list in `items`, found {found}");
@@ -150,7 +160,10 @@ impl FileReader {
             self.report_build_file(BuiltBy::Kustomize, node.line, node.column);
             return;
         }
-        if kind.is_empty() && (!api_version.is_empty() || node.get("metadata").is_some()) {
+        let looks_like_one = ["metadata", "spec"]
+            .iter()
+            .any(|key| node.get(key).is_some());
+        if kind.is_empty() && (!api_version.is_empty() || looks_like_one) {
             self.report(MALFORMED, "`kind` is missing", node.line, node.column);
             return;
         }

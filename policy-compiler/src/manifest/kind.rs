@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a document is about.
 
-use crate::parse::WorkloadKind;
+use crate::{
+    model::RouteKind,
+    parse::{WorkloadKind, similar},
+};
 
 /// What a document is, by `apiVersion` and `kind`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,8 +13,11 @@ pub(super) enum Kind {
     BaselineAdminNetworkPolicy,
     ClusterNetworkPolicy,
     EndpointSlice,
+    /// Leads traffic to Services in a way that is not read.
+    ForeignEntrance,
     /// A policy of an API that is not evaluated.
     ForeignPolicy,
+    Gateway,
     Namespace,
     NetworkPolicy,
     Node,
@@ -19,6 +25,8 @@ pub(super) enum Kind {
     None,
     Other,
     Pod,
+    ReferenceGrant,
+    Route(RouteKind),
     Service,
     /// No API server has such a kind; with the `apiVersion` and `kind` that were probably meant.
     Unknown(Option<(&'static str, &'static str)>),
@@ -36,7 +44,8 @@ impl Kind {
             .iter()
             .find(|known| known.name == name && group_of(known.api_version) == group);
         if let Some(known) = exact {
-            let any_version = matches!(known.kind, Self::Workload(_) | Self::EndpointSlice);
+            let any_version =
+                matches!(known.kind, Self::Workload(_) | Self::EndpointSlice) || group == GATEWAY;
             return if any_version || known.api_version == api_version {
                 known.kind
             } else {
@@ -54,7 +63,24 @@ impl Kind {
             None if group == "networking.k8s.io" && !NETWORKING.contains(&name) => {
                 Self::Unknown(None)
             }
-            None if name.ends_with("NetworkPolicy") => Self::ForeignPolicy,
+            None if !api_version.is_empty() && is_among(OWN_KINDS, group, name) == Some(false) => {
+                let known: Vec<&str> = KINDS
+                    .iter()
+                    .filter(|known| group_of(known.api_version) == group)
+                    .map(|known| known.name)
+                    .collect();
+                let near = similar(name, &known);
+                let meant = KINDS
+                    .iter()
+                    .find(|known| Some(known.name) == near && group_of(known.api_version) == group);
+                Self::Unknown(meant.map(|known| (known.api_version, known.name)))
+            }
+            None if name.ends_with("NetworkPolicy")
+                || is_among(FOREIGN_POLICIES, group, name) == Some(true) =>
+            {
+                Self::ForeignPolicy
+            }
+            None if is_among(FOREIGN_ENTRANCES, group, name) == Some(true) => Self::ForeignEntrance,
             None => Self::Other,
         }
     }
@@ -78,8 +104,13 @@ const fn workload(api_version: &'static str, kind: WorkloadKind) -> Known {
     known(api_version, kind.name(), Kind::Workload(kind))
 }
 
-/// The kinds that decide about traffic. Of workloads and EndpointSlices older versions are read, too.
-const KINDS: [Known; 16] = [
+const fn route(api_version: &'static str, kind: RouteKind) -> Known {
+    known(api_version, kind.name(), Kind::Route(kind))
+}
+
+/// The kinds that decide about traffic, or lead it. Of workloads, EndpointSlices and the Gateway API
+/// older versions are read, too.
+const KINDS: [Known; 26] = [
     known("v1", "Namespace", Kind::Namespace),
     known("v1", "Node", Kind::Node),
     known("v1", "Pod", Kind::Pod),
@@ -108,7 +139,24 @@ const KINDS: [Known; 16] = [
     workload("batch/v1", WorkloadKind::CronJob),
     workload("batch/v1", WorkloadKind::Job),
     workload("v1", WorkloadKind::ReplicationController),
+    workload("apps.openshift.io/v1", WorkloadKind::DeploymentConfig),
+    workload("argoproj.io/v1alpha1", WorkloadKind::Rollout),
+    route("networking.k8s.io/v1", RouteKind::Ingress),
+    known("gateway.networking.k8s.io/v1", "Gateway", Kind::Gateway),
+    known(
+        "gateway.networking.k8s.io/v1beta1",
+        "ReferenceGrant",
+        Kind::ReferenceGrant,
+    ),
+    route("gateway.networking.k8s.io/v1", RouteKind::GrpcRoute),
+    route("gateway.networking.k8s.io/v1", RouteKind::HttpRoute),
+    route("gateway.networking.k8s.io/v1alpha2", RouteKind::TcpRoute),
+    route("gateway.networking.k8s.io/v1alpha3", RouteKind::TlsRoute),
+    route("gateway.networking.k8s.io/v1alpha2", RouteKind::UdpRoute),
 ];
+
+/// The group of the Gateway API.
+const GATEWAY: &str = "gateway.networking.k8s.io";
 
 /// The other kinds of networking.k8s.io.
 const NETWORKING: [&str; 5] = [
@@ -118,6 +166,84 @@ const NETWORKING: [&str; 5] = [
     "IngressClass",
     "ServiceCIDR",
 ];
+
+/// Groups and kinds.
+type Groups = &'static [(&'static str, &'static [&'static str])];
+
+/// Every kind of the groups in which workloads are written: what is not among them exists nowhere.
+const OWN_KINDS: Groups = &[
+    (
+        "",
+        &[
+            "Binding",
+            "ComponentStatus",
+            // Not of an API server: what clients are configured with.
+            "Config",
+            "ConfigMap",
+            "Endpoints",
+            "Event",
+            "LimitRange",
+            "List",
+            "PersistentVolume",
+            "PersistentVolumeClaim",
+            "PodTemplate",
+            "ResourceQuota",
+            "Secret",
+            "ServiceAccount",
+        ],
+    ),
+    ("apps", &["ControllerRevision"]),
+    ("batch", &[]),
+];
+
+/// Kinds that decide about traffic and are not called so.
+const FOREIGN_POLICIES: Groups = &[
+    (
+        "cilium.io",
+        &["CiliumEgressGatewayPolicy", "CiliumLocalRedirectPolicy"],
+    ),
+    (
+        "crd.projectcalico.org",
+        &["GlobalNetworkSet", "NetworkSet", "Tier"],
+    ),
+    (
+        "k8s.ovn.org",
+        &["AdminPolicyBasedExternalRoute", "EgressFirewall"],
+    ),
+    (
+        "policy.linkerd.io",
+        &["AuthorizationPolicy", "Server", "ServerAuthorization"],
+    ),
+    (
+        "projectcalico.org",
+        &["GlobalNetworkSet", "NetworkSet", "Tier"],
+    ),
+    ("security.istio.io", &["AuthorizationPolicy"]),
+];
+
+/// Kinds that lead traffic to Services, beside Ingress and the Gateway API.
+const FOREIGN_ENTRANCES: Groups = &[
+    ("configuration.konghq.com", &["TCPIngress", "UDPIngress"]),
+    ("gateway.networking.k8s.io", &["ListenerSet"]),
+    ("gateway.networking.x-k8s.io", &["XListenerSet"]),
+    ("networking.istio.io", &["Gateway", "VirtualService"]),
+    ("projectcontour.io", &["HTTPProxy"]),
+    ("route.openshift.io", &["Route"]),
+    (
+        "traefik.containo.us",
+        &["IngressRoute", "IngressRouteTCP", "IngressRouteUDP"],
+    ),
+    (
+        "traefik.io",
+        &["IngressRoute", "IngressRouteTCP", "IngressRouteUDP"],
+    ),
+];
+
+/// Whether a group that is listed has the kind; `None` if the group is not listed.
+fn is_among(groups: Groups, group: &str, name: &str) -> Option<bool> {
+    let (_, kinds) = groups.iter().find(|(listed, _)| *listed == group)?;
+    Some(kinds.contains(&name))
+}
 
 fn group_of(api_version: &str) -> &str {
     api_version.split_once('/').map_or("", |(group, _)| group)
@@ -146,7 +272,31 @@ mod tests {
             "NetworkPolicy",
             Kind::ForeignPolicy,
         );
-        check("networking.k8s.io/v1", "Ingress", Kind::Other);
+        check("networking.k8s.io/v1", "IngressClass", Kind::Other);
+        check(
+            "networking.k8s.io/v1",
+            "Ingress",
+            Kind::Route(RouteKind::Ingress),
+        );
+        check(
+            "gateway.networking.k8s.io/v1beta1",
+            "HTTPRoute",
+            Kind::Route(RouteKind::HttpRoute),
+        );
+        check("networking.istio.io/v1", "Gateway", Kind::ForeignEntrance);
+        check("route.openshift.io/v1", "Route", Kind::ForeignEntrance);
+        check(
+            "security.istio.io/v1",
+            "AuthorizationPolicy",
+            Kind::ForeignPolicy,
+        );
+        check("v1", "ConfigMap", Kind::Other);
+        check(
+            "argoproj.io/v1alpha1",
+            "Rollout",
+            Kind::Workload(WorkloadKind::Rollout),
+        );
+        check("argoproj.io/v1alpha1", "Application", Kind::Other);
         check("example.org/v1", "networkpolicy", Kind::Other);
         check("", "", Kind::None);
     }
@@ -169,6 +319,10 @@ mod tests {
             "GuardRail",
             Kind::Unknown(None),
         );
+        let deployment = Kind::Unknown(Some(("apps/v1", "Deployment")));
+        check("apps/v1", "Deployments", deployment);
+        check("apps/v1", "Frobnicator", Kind::Unknown(None));
+        check("v1", "Servicee", Kind::Unknown(Some(("v1", "Service"))));
         check("apps/v1", "Pod", Kind::Unknown(Some(("v1", "Pod"))));
         check("v1", "pod", Kind::Unknown(Some(("v1", "Pod"))));
     }

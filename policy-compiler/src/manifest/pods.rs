@@ -3,6 +3,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use serde_json::Value;
+
 use crate::{
     model::{Labels, Node, Phase, Pod, PodKey},
     parse::{Template, Workload, WorkloadKind},
@@ -65,6 +67,17 @@ pub(super) fn of(workload: &Workload, nodes: &BTreeMap<Arc<str>, Arc<Node>>) -> 
             let labels = [("pod-template-hash", UNKNOWN.to_owned())];
             vec![pod(workload, &collective, template.node.clone(), labels)]
         }
+        WorkloadKind::DeploymentConfig => {
+            let labels = [
+                ("deployment", UNKNOWN.to_owned()),
+                ("deploymentconfig", workload.name.to_string()),
+            ];
+            vec![pod(workload, &collective, template.node.clone(), labels)]
+        }
+        WorkloadKind::Rollout => {
+            let labels = [("rollouts-pod-template-hash", UNKNOWN.to_owned())];
+            vec![pod(workload, &collective, template.node.clone(), labels)]
+        }
         WorkloadKind::Job | WorkloadKind::CronJob => {
             let job = if workload.kind == WorkloadKind::Job {
                 workload.name.to_string()
@@ -118,6 +131,54 @@ fn pod<const N: usize>(
     }
 }
 
+/// Gives workloads that borrow the pod template of another one that template. Returns those whose lender
+/// is not there; nothing is known of their pods, so none are made up.
+pub(super) fn resolve_templates(workloads: &mut BTreeMap<WorkloadId, Workload>) -> Vec<Workload> {
+    let borrowed: Vec<(WorkloadId, Template)> = workloads
+        .iter()
+        .filter_map(|(id, workload)| {
+            let (kind, name) = workload.template_of.as_ref()?;
+            let kind = WorkloadKind::named(kind)?;
+            let lender = workloads.get(&(workload.namespace.clone(), kind, name.clone()))?;
+            Some((id.clone(), lender.template.clone()))
+        })
+        .collect();
+    for (id, template) in borrowed {
+        if let Some(workload) = workloads.get_mut(&id) {
+            workload.template = template;
+            workload.template_of = None;
+        }
+    }
+    let mut without = Vec::new();
+    for workload in workloads.values_mut() {
+        if workload.template_of.is_some() && workload.replicas > 0 {
+            without.push(workload.clone());
+            workload.replicas = 0;
+        }
+    }
+    without
+}
+
+/// Whether an object of a kind that is not known seems to make pods: somewhere in it is a template with
+/// containers.
+pub(super) fn has_template(value: &Value) -> bool {
+    let has_containers = |spec: &Value| {
+        let containers = spec.get("containers").and_then(Value::as_array);
+        containers.is_some_and(|containers| {
+            let mut images = containers.iter().map(|container| container.get("image"));
+            !containers.is_empty() && images.all(|image| image.is_none_or(Value::is_string))
+        })
+    };
+    // INVARIANT: a document is nested no deeper than its reader allows.
+    match value {
+        Value::Object(fields) => {
+            fields.get("spec").is_some_and(has_containers) || fields.values().any(has_template)
+        }
+        Value::Array(items) => items.iter().any(has_template),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    }
+}
+
 /// Which workload made each real pod, as far as names and ReplicaSets or Jobs between the two tell:
 /// sets [`Pod::owner`] to the outermost workload.
 pub(super) fn adopt(pod: &mut Pod, workloads: &BTreeMap<WorkloadId, Workload>) {
@@ -132,11 +193,21 @@ pub(super) fn adopt(pod: &mut Pod, workloads: &BTreeMap<WorkloadId, Workload>) {
         return;
     }
     let outer = match &*kind {
-        // A Deployment calls its ReplicaSets by its own name and the hash their pods carry.
-        "ReplicaSet" => {
-            let hash = pod.labels.get("pod-template-hash");
-            let prefix = hash.and_then(|hash| name.strip_suffix(hash)?.strip_suffix('-'));
-            prefix.map(|prefix| (WorkloadKind::Deployment, prefix))
+        // A Deployment calls its ReplicaSets by its own name and the hash their pods carry; so does a
+        // Rollout.
+        "ReplicaSet" => [
+            ("pod-template-hash", WorkloadKind::Deployment),
+            ("rollouts-pod-template-hash", WorkloadKind::Rollout),
+        ]
+        .into_iter()
+        .find_map(|(label, kind)| {
+            let hash = pod.labels.get(label)?;
+            let prefix = name.strip_suffix(hash)?.strip_suffix('-')?;
+            Some((kind, prefix))
+        }),
+        "ReplicationController" => {
+            let config = pod.labels.get("deploymentconfig");
+            config.map(|config| (WorkloadKind::DeploymentConfig, config))
         }
         // A CronJob calls its Jobs by its own name and the minute.
         "Job" => {

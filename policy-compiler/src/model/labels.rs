@@ -12,12 +12,13 @@ pub struct Labels(pub Arc<BTreeMap<Arc<str>, Arc<str>>>);
 
 impl Labels {
     /// Keys of labels that controllers add to pods and that change with every rollout.
-    pub const VOLATILE: [&str; 5] = [
+    pub const VOLATILE: [&str; 6] = [
         "batch.kubernetes.io/controller-uid",
         "controller-revision-hash",
         "controller-uid",
         "pod-template-generation",
         "pod-template-hash",
+        "rollouts-pod-template-hash",
     ];
 
     /// The value of `key`.

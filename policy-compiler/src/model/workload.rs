@@ -6,7 +6,7 @@ use std::{fmt, net::IpAddr, sync::Arc};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{ContainerPort, Labels, Protocol};
+use super::{ContainerPort, Labels, Offer, Protocol};
 use crate::diagnostic::Location;
 
 /// A namespace. `labels` always hold `kubernetes.io/metadata.name`.
@@ -160,6 +160,22 @@ pub struct Service {
     pub selector: Option<Labels>,
     /// `spec.ports`.
     pub ports: Vec<ServicePort>,
+    /// How clients outside the cluster reach it.
+    #[serde(default)]
+    pub offer: Offer,
+}
+
+impl Service {
+    /// Whether the selector is about `pod`.
+    pub fn selects(&self, pod: &Pod) -> bool {
+        let Some(selector) = &self.selector else {
+            return false;
+        };
+        let mut wanted = selector.0.iter();
+        pod.key.namespace == self.namespace
+            && !pod.phase.is_finished()
+            && wanted.all(|(key, value)| pod.labels.get(key) == Some(&**value))
+    }
 }
 
 /// A port of a Service.
@@ -178,6 +194,19 @@ pub struct ServicePort {
     /// Where connections to the port may end up, sorted; from EndpointSlices, whatever their conditions
     /// say, because a service proxy may use any of them.
     pub backends: Vec<ServiceBackend>,
+}
+
+impl ServicePort {
+    /// The port of `pod`, which the Service selects, that connections end up at.
+    pub fn target_on(&self, pod: &Pod) -> Option<u16> {
+        match &self.target {
+            ServiceTarget::Number(number) => Some(*number),
+            ServiceTarget::Name(name) => pod
+                .ports_named(name)
+                .find(|(protocol, _)| *protocol == self.protocol)
+                .map(|(_, number)| number),
+        }
+    }
 }
 
 /// `targetPort`.

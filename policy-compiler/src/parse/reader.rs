@@ -352,7 +352,7 @@ const RENAMED: [(&str, &str); 3] = [
 ];
 
 /// The name of `known` that `name` was probably meant to be.
-fn similar<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
+pub(crate) fn similar<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
     let name = name.to_ascii_lowercase();
     known
         .iter()

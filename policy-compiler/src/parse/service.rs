@@ -3,18 +3,20 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use ipnet::IpNet;
 use serde_json::Value;
 
 use super::{
     Parsed, Settings,
     meta::{Frame, labels},
+    net,
     pod::{address, port_number, transport},
     reader::{Reader, whole_number},
     syntax,
 };
 use crate::{
     manifest::{Locator, Step},
-    model::{Protocol, Service, ServiceBackend, ServicePort, ServiceTarget},
+    model::{Offer, Protocol, Service, ServiceBackend, ServicePort, ServiceTarget, ServiceType},
 };
 
 /// Reads a Service; [`ServicePort::backends`] stay empty, see [`attach_endpoints`].
@@ -36,11 +38,18 @@ pub fn service(value: &Value, locator: &Locator<'_>, settings: &Settings) -> Par
         addresses: Vec::new(),
         selector: None,
         ports: Vec::new(),
+        offer: Offer {
+            at: r.here(),
+            ..Offer::default()
+        },
     };
     if let Some(fields) = fields {
         r.field(&fields, "spec", |r, value| spec(r, value, &mut service));
-        let ingress = r.field(&fields, "status", load_balancer_addresses);
-        service.addresses.extend(ingress.unwrap_or_default());
+        r.field(&fields, "status", |r, value| {
+            load_balancer(r, value, &mut service.offer)
+        });
+        let balancer = service.offer.balancer_addresses.iter();
+        service.addresses.extend(balancer);
     }
     service.addresses.sort();
     service.addresses.dedup();
@@ -55,10 +64,14 @@ fn spec<'a>(r: &mut Reader<'a>, value: &'a Value, service: &mut Service) -> Opti
         "clusterIPs",
         "externalIPs",
         "ports",
+        "loadBalancerSourceRanges",
+        "externalTrafficPolicy",
+        "allocateLoadBalancerNodePorts",
     ];
     let fields = r.open_object(value, &read)?;
-    let is_name = fields.get("type").and_then(Value::as_str) == Some("ExternalName");
-    if is_name {
+    let kind = r.field(&fields, "type", service_type).flatten();
+    service.offer.kind = kind.unwrap_or_default();
+    if service.offer.kind == ServiceType::ExternalName {
         return None;
     }
     let selector = r.field(&fields, "selector", labels);
@@ -66,8 +79,19 @@ fn spec<'a>(r: &mut Reader<'a>, value: &'a Value, service: &mut Service) -> Opti
     let first = r.field(&fields, "clusterIP", cluster_ip).flatten();
     let all = r.field(&fields, "clusterIPs", |r, value| r.items(value, cluster_ip));
     let external = r.field(&fields, "externalIPs", |r, value| r.items(value, address));
-    let lists = [all, external].into_iter().flatten().flatten().flatten();
-    service.addresses = first.into_iter().chain(lists).collect();
+    let external: Vec<IpAddr> = external.into_iter().flatten().flatten().collect();
+    let all = all.into_iter().flatten().flatten();
+    service.addresses = first.into_iter().chain(all).collect();
+    service.addresses.extend(&external);
+    service.offer.external_addresses = external;
+    let ranges = r.field(&fields, "loadBalancerSourceRanges", |r, value| {
+        r.items(value, source_range)
+    });
+    service.offer.source_ranges = ranges.into_iter().flatten().flatten().collect();
+    let policy = r.field(&fields, "externalTrafficPolicy", Reader::string);
+    service.offer.keeps_client = policy.flatten() == Some("Local");
+    let node_ports = r.field(&fields, "allocateLoadBalancerNodePorts", Reader::boolean);
+    service.offer.without_node_ports = node_ports.flatten() == Some(false);
     let ports = r.field(&fields, "ports", |r, value| r.items(value, port));
     service.ports = ports.unwrap_or_default().into_iter().flatten().collect();
     Some(())
@@ -117,24 +141,44 @@ fn port<'a>(r: &mut Reader<'a>, value: &'a Value) -> Option<ServicePort> {
     })
 }
 
-fn load_balancer_addresses<'a>(r: &mut Reader<'a>, value: &'a Value) -> Vec<IpAddr> {
-    let addresses = r.open_object(value, &["loadBalancer"]).and_then(|fields| {
-        r.field(&fields, "loadBalancer", |r, value| {
-            let fields = r.open_object(value, &["ingress"])?;
-            r.field(&fields, "ingress", |r, value| {
-                r.items(value, |r, value| {
-                    let fields = r.open_object(value, &["ip"])?;
-                    r.field(&fields, "ip", address)?
-                })
-            })
+fn service_type<'a>(r: &mut Reader<'a>, value: &'a Value) -> Option<ServiceType> {
+    Some(match r.string(value)? {
+        "ClusterIP" | "" => ServiceType::ClusterIp,
+        "NodePort" => ServiceType::NodePort,
+        "LoadBalancer" => ServiceType::LoadBalancer,
+        "ExternalName" => ServiceType::ExternalName,
+        other => {
+            r.reject(format!("`{other}` is no type of Service")).help =
+                Some("ClusterIP, NodePort, LoadBalancer, ExternalName".to_owned());
+            return None;
+        }
+    })
+}
+
+fn source_range<'a>(r: &mut Reader<'a>, value: &'a Value) -> Option<IpNet> {
+    let text = r.string(value)?;
+    let range = net::lenient_cidr(text.trim());
+    if range.is_none() {
+        r.reject(format!("`{text}` is no range of addresses"));
+    }
+    Some(range?.net)
+}
+
+fn load_balancer<'a>(r: &mut Reader<'a>, value: &'a Value, offer: &mut Offer) -> Option<()> {
+    let fields = r.open_object(value, &["loadBalancer"])?;
+    r.field(&fields, "loadBalancer", |r, value| {
+        let fields = r.open_object(value, &["ingress"])?;
+        r.field(&fields, "ingress", |r, value| {
+            r.items(value, |r, value| {
+                let fields = r.open_object(value, &["ip", "hostname"])?;
+                let address = r.field(&fields, "ip", address).flatten();
+                offer.balancer_addresses.extend(address);
+                let name = r.field(&fields, "hostname", Reader::string).flatten();
+                offer.balancer_names.extend(name.map(Arc::from));
+                Some(())
+            });
         })
-    });
-    addresses
-        .flatten()
-        .unwrap_or_default()
-        .into_iter()
-        .flatten()
-        .collect()
+    })?
 }
 
 /// Endpoints of a Service, one of possibly many slices.

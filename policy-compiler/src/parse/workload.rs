@@ -23,25 +23,31 @@ pub enum WorkloadKind {
     DaemonSet,
     /// apps
     Deployment,
+    /// apps.openshift.io
+    DeploymentConfig,
     /// batch
     Job,
     /// apps
     ReplicaSet,
     /// core
     ReplicationController,
+    /// argoproj.io
+    Rollout,
     /// apps
     StatefulSet,
 }
 
 impl WorkloadKind {
     /// Every kind.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::CronJob,
         Self::DaemonSet,
         Self::Deployment,
+        Self::DeploymentConfig,
         Self::Job,
         Self::ReplicaSet,
         Self::ReplicationController,
+        Self::Rollout,
         Self::StatefulSet,
     ];
 
@@ -56,9 +62,11 @@ impl WorkloadKind {
             Self::CronJob => "CronJob",
             Self::DaemonSet => "DaemonSet",
             Self::Deployment => "Deployment",
+            Self::DeploymentConfig => "DeploymentConfig",
             Self::Job => "Job",
             Self::ReplicaSet => "ReplicaSet",
             Self::ReplicationController => "ReplicationController",
+            Self::Rollout => "Rollout",
             Self::StatefulSet => "StatefulSet",
         }
     }
@@ -88,6 +96,8 @@ pub struct Workload {
     pub first_ordinal: u32,
     /// `spec.template`; of a CronJob, that of its jobs.
     pub template: Template,
+    /// The workload whose template it uses instead (`kind`, `name`): `spec.workloadRef` of a Rollout.
+    pub template_of: Option<(Arc<str>, Arc<str>)>,
     /// Where the object is written.
     pub at: Option<Location>,
 }
@@ -118,6 +128,7 @@ pub fn workload(
         replicas: 1,
         first_ordinal: 0,
         template: Template::default(),
+        template_of: None,
         at: r.here(),
     };
     if let Some(fields) = fields {
@@ -125,9 +136,11 @@ pub fn workload(
             WorkloadKind::CronJob => job_template(r, value, &mut workload),
             WorkloadKind::DaemonSet
             | WorkloadKind::Deployment
+            | WorkloadKind::DeploymentConfig
             | WorkloadKind::Job
             | WorkloadKind::ReplicaSet
             | WorkloadKind::ReplicationController
+            | WorkloadKind::Rollout
             | WorkloadKind::StatefulSet => spec(r, value, &mut workload),
         });
     }
@@ -143,13 +156,24 @@ fn job_template<'a>(r: &mut Reader<'a>, value: &'a Value, workload: &mut Workloa
 }
 
 fn spec<'a>(r: &mut Reader<'a>, value: &'a Value, workload: &mut Workload) -> Option<()> {
-    let fields = r.open_object(value, &["replicas", "parallelism", "ordinals", "template"])?;
+    let fields = r.open_object(
+        value,
+        &[
+            "replicas",
+            "parallelism",
+            "ordinals",
+            "template",
+            "workloadRef",
+        ],
+    )?;
     let count = match workload.kind {
         WorkloadKind::CronJob | WorkloadKind::Job => Some("parallelism"),
         WorkloadKind::DaemonSet => None,
         WorkloadKind::Deployment
+        | WorkloadKind::DeploymentConfig
         | WorkloadKind::ReplicaSet
         | WorkloadKind::ReplicationController
+        | WorkloadKind::Rollout
         | WorkloadKind::StatefulSet => Some("replicas"),
     };
     if let Some(name) = count {
@@ -163,8 +187,19 @@ fn spec<'a>(r: &mut Reader<'a>, value: &'a Value, workload: &mut Workload) -> Op
         workload.first_ordinal = start.flatten().unwrap_or_default();
     }
     let template = r.field(&fields, "template", template);
-    workload.template = template.flatten().unwrap_or_default();
+    let template = template.flatten();
+    if workload.kind == WorkloadKind::Rollout && template.is_none() {
+        workload.template_of = r.field(&fields, "workloadRef", borrowed).flatten();
+    }
+    workload.template = template.unwrap_or_default();
     Some(())
+}
+
+fn borrowed<'a>(r: &mut Reader<'a>, value: &'a Value) -> Option<(Arc<str>, Arc<str>)> {
+    let fields = r.open_object(value, &["apiVersion", "kind", "name"])?;
+    let kind = r.field(&fields, "kind", Reader::string).flatten()?;
+    let name = r.field(&fields, "name", Reader::string).flatten()?;
+    Some((kind.into(), name.into()))
 }
 
 fn number<'a>(r: &mut Reader<'a>, fields: &Fields<'a>, name: &'static str) -> Option<u32> {

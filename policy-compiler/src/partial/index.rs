@@ -230,6 +230,11 @@ impl<'a> Evaluator<'a> {
         }
     }
 
+    /// Asks about another snapshot under the same assumptions and doubts.
+    pub fn of_snapshot<'s>(&self, snapshot: &'s Snapshot) -> Evaluator<'s> {
+        Evaluator::new(snapshot, self.assumptions, self.doubts.clone())
+    }
+
     /// What cannot be read.
     pub fn doubts(&self) -> &[Doubt] {
         &self.doubts

@@ -18,7 +18,7 @@ use proptest::{
 use super::{Settings, pools};
 use crate::{
     model::{
-        ContainerPort, Labels, Node, Phase, Pod, PodKey, Protocol, Service, ServiceBackend,
+        ContainerPort, Labels, Node, Offer, Phase, Pod, PodKey, Protocol, Service, ServiceBackend,
         ServicePort, ServiceTarget,
     },
     snapshot::{Options, Snapshot},
@@ -217,6 +217,7 @@ pub fn service(settings: Settings) -> impl Strategy<Value = Service> {
                 addresses: addresses[..if settings.dual_stack { 2 } else { 1 }].into(),
                 selector,
                 ports,
+                offer: Offer::default(),
             }
         })
 }

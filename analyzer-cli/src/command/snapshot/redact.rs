@@ -193,7 +193,7 @@ impl Redactor {
         if is_address || text.is_empty() || KEPT.contains(field) {
             return text.to_owned();
         }
-        let names_port = *parent == "ports" && *field == "name"
+        let names_port = ["port", "ports"].contains(parent) && *field == "name"
             || ["port", "targetPort", "namedPort", "destinationNamedPort"].contains(field);
         match *field {
             // What is no name of a port stays none.
@@ -209,7 +209,7 @@ impl Redactor {
                 };
                 said.to_owned()
             }
-            "domainNames" => {
+            "domainNames" | "host" | "hostname" | "hostnames" => {
                 let labels = text.split('.').map(|label| match label {
                     "*" | "" => label.to_owned(),
                     label => self.hash(label),
@@ -274,7 +274,10 @@ const CLUSTER_SCOPED: [&str; 5] = [
 ];
 
 /// Keys of labels that controllers add and that have no prefix.
-const CONTROLLER_KEYS: [&str; 5] = [
+const CONTROLLER_KEYS: [&str; 8] = [
+    "deployment",
+    "deploymentconfig",
+    "rollouts-pod-template-hash",
     "pod-template-hash",
     "controller-revision-hash",
     "pod-template-generation",
@@ -283,7 +286,8 @@ const CONTROLLER_KEYS: [&str; 5] = [
 ];
 
 /// Labels whose values are no names.
-const GENERATED_VALUES: [&str; 5] = [
+const GENERATED_VALUES: [&str; 6] = [
+    "rollouts-pod-template-hash",
     "pod-template-hash",
     "controller-revision-hash",
     "pod-template-generation",
@@ -292,7 +296,7 @@ const GENERATED_VALUES: [&str; 5] = [
 ];
 
 /// Fields whose strings are words of the API.
-const KEPT: [&str; 22] = [
+const KEPT: [&str; 24] = [
     "action",
     "addressType",
     "apiVersion",
@@ -302,11 +306,13 @@ const KEPT: [&str; 22] = [
     "creationTimestamp",
     "deletionTimestamp",
     "externalTrafficPolicy",
+    "from",
     "internalTrafficPolicy",
     "ipFamilies",
     "ipFamilyPolicy",
     "kind",
     "operator",
+    "pathType",
     "phase",
     "policyTypes",
     "protocol",
