@@ -78,7 +78,7 @@ fn arrived(snapshot: &Snapshot, newcomer: &Newcomer, address: IpAddr) -> (Snapsh
         addresses: vec![address],
         host_network: false,
         phase: Phase::Running,
-        ports: Vec::new(),
+        ports: [].into(),
         created: None,
         owner: None,
         at: None,
@@ -228,7 +228,7 @@ proptest! {
         if is_new || !snapshot.namespaces.contains_key(&newcomer.key.namespace) {
             described.namespace = None;
             let name = NAMESPACE_NAME_LABEL.into();
-            described.namespace_labels.0.insert(name, "brand-new".into());
+            described.namespace_labels.insert(name, "brand-new".into());
         }
         let (joined, key) = arrived(&snapshot, &described, address);
         let allowed = oracle(&joined, Endpoint::Pod(key), target, family_of(address), port);

@@ -13,7 +13,7 @@ use crate::{
         family_of,
     },
     partial::{Evaluator, Fact, Outcome, Party},
-    snapshot::Snapshot,
+    snapshot::{Pods, Snapshot},
     symbolic::{Symbols, TooMany},
     verdict::Endpoint,
 };
@@ -40,10 +40,15 @@ impl Analysis<'_> {
         let snapshot = self.evaluator.snapshot();
         let telling = telling_apart(snapshot, replicas);
         let symbols = Symbols::of(&[&telling], &[], MOST_NEWCOMERS)?;
-        let mut existing = snapshot.clone();
-        existing
-            .pods
-            .retain(|key, pod| replicas.contains(key) || pod.host_network);
+        let mut existing = Snapshot {
+            pods: Pods::default(),
+            ..snapshot.clone()
+        };
+        for pod in snapshot.pods.values() {
+            if replicas.contains(&pod.key) || pod.host_network {
+                existing.pods.insert(pod.clone());
+            }
+        }
         let joined = symbols.join(&existing);
         let evaluator = self.evaluator.of_snapshot(&joined);
         let addresses: Vec<IpAddr> = self.world.iter().map(|(range, _)| range.example).collect();

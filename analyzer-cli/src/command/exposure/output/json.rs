@@ -178,8 +178,8 @@ fn newcomer(newcomer: &Newcomer) -> NewcomerJson {
     NewcomerJson {
         description: newcomer.words.clone(),
         namespace: newcomer.namespace.clone(),
-        namespace_labels: newcomer.namespace_labels.0.clone(),
-        labels: newcomer.labels.0.clone(),
+        namespace_labels: (*newcomer.namespace_labels.0).clone(),
+        labels: (*newcomer.labels.0).clone(),
     }
 }
 
