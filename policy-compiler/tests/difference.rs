@@ -91,7 +91,7 @@ fn the_difference_is_what_the_oracle_says() {
     let worlds = (two_states().boxed(), vec(strategies::probe(), 48));
     check(
         "difference",
-        300,
+        1_500,
         worlds,
         &required,
         |((before, after), probes), met| {
@@ -248,7 +248,7 @@ fn witnesses_are_real() {
     let required = ["symbol", "address", "port name", "real", "none"];
     check(
         "witness",
-        300,
+        1_500,
         two_states().boxed(),
         &required,
         |(before, after), met| {
@@ -416,7 +416,7 @@ fn newcomers_are_foreseen() {
     );
     check(
         "newcomers",
-        300,
+        1_000,
         worlds,
         &required,
         |((before, after), pods, namespaces), met| {

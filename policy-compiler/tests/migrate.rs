@@ -45,7 +45,7 @@ fn migration_changes_no_verdict() {
     };
     check(
         "migration",
-        2_000,
+        10_000,
         world(settings, 48).boxed(),
         &required,
         |(mut snapshot, flows), met| {
