@@ -562,6 +562,11 @@ pub(crate) fn attach_pod(
     addresses: &[IpNet],
 ) -> u32 {
     near.add_veth(name, "eth0", namespace).unwrap();
+    connect_pod(near, far, name, addresses)
+}
+
+/// Brings up and addresses a pair that leads to a pod. Returns the index of the node's end.
+pub(crate) fn connect_pod(near: &Netlink, far: &Netlink, name: &str, addresses: &[IpNet]) -> u32 {
     let index = near.link_named(name).unwrap().unwrap().index;
     let inside = far.link_named("eth0").unwrap().unwrap().index;
     let gateways: [IpNet; 2] = ["169.254.1.1/32", "fe80::1/64"].map(|g| g.parse().unwrap());

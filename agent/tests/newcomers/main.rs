@@ -5,6 +5,12 @@
 //! while the interface is made, brought up and addressed. Nothing may arrive anywhere. When the policy
 //! goes, the same processes are heard everywhere: they did send, and to the right places.
 //!
+//! Whether a new interface is closed before it is up is a race with whoever makes it, and the kernel has no
+//! way to decide it in advance. So the plugin of these pods waits until the interface is closed before it
+//! brings it up; that it is closed from then on until the policy is in force, while the processes go on
+//! sending, is what is held here. `NETPOL_NETNS_RACE=1` lets the plugin run as fast as it can: then a
+//! packet that gets out means that the race was lost.
+//!
 //! On their own, because the kernel makes everybody who changes interfaces wait for each other.
 //! `NETPOL_NETNS_PODS` is the number of pods, `NETPOL_NETNS_STARTERS` how many start at a time. For more than
 //! about 300 pods the kernel's tables of neighbours are too small (`net.ipv4.neigh.default.gc_thresh3`, the
@@ -22,8 +28,9 @@ mod world;
 
 use std::{
     collections::BTreeSet,
-    env, fs,
+    env, fs, io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    process::Command,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -38,10 +45,11 @@ use agent::{
     folder::{Status, pod_file},
     net::{Netlink, Netns},
 };
+use aya::programs::{SchedClassifier, TcAttachType};
 use ipnet::IpNet;
 use policy_compiler::model::PodKey;
 
-use crate::world::{LIMIT, Plan, QUICK, World, attach_pod, policy};
+use crate::world::{LIMIT, Plan, QUICK, World, connect_pod, policy};
 
 /// Where the receivers listen; nobody else does.
 const PORT: u16 = 9999;
@@ -190,6 +198,7 @@ fn run(world: &World, count: usize, calm: impl FnOnce()) {
         .collect();
     let orders = Arc::new(Orders::default());
     let next = AtomicUsize::new(0);
+    let is_race = env::var_os("NETPOL_NETNS_RACE").is_some();
     // Together about a thousand rounds a second once the pods are there.
     let pause = Duration::from_millis(u64::try_from(count).unwrap());
     thread::scope(|scope| {
@@ -209,7 +218,11 @@ fn run(world: &World, count: usize, calm: impl FnOnce()) {
                 scope.spawn(move || send(&namespace, number, to, &calmed, pause, orders));
                 let name = format!("new{number}");
                 let dir = Netns::open(&dir.join(pod_file(&newcomer.key()))).unwrap();
-                attach_pod(&near, &far, &dir, &name, &newcomer.addresses);
+                near.add_veth(&name, "eth0", &dir).unwrap();
+                if !is_race {
+                    await_closed(&world.topology.nodes["n1"], &name);
+                }
+                connect_pod(&near, &far, &name, &newcomer.addresses);
                 thread::sleep(EAGER);
                 calm.store(true, Ordering::Relaxed);
             }
@@ -255,6 +268,22 @@ struct StopOnDrop<'a>(&'a AtomicBool);
 impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Waits until a program or filter judges what comes out of the interface.
+fn await_closed(node: &Netns, name: &str) {
+    let is_closed = || {
+        let (_, programs) =
+            SchedClassifier::query_tcx(name, TcAttachType::Ingress).map_err(io::Error::other)?;
+        let filters = Command::new("tc")
+            .args(["filter", "show", "dev", name, "ingress"])
+            .output()?;
+        Ok(!programs.is_empty() || !filters.stdout.is_empty())
+    };
+    let start = Instant::now();
+    while !node.run(is_closed).unwrap() {
+        assert!(start.elapsed() < LIMIT, "{name} is never closed");
     }
 }
 
