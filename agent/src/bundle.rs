@@ -65,7 +65,7 @@ struct Head {
 }
 
 /// A snapshot as lists, because JSON has no maps with structured keys.
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Content {
     format: u32,
     node: String,
@@ -89,6 +89,11 @@ impl Bundle {
 
     /// Replaces what is kept.
     pub fn save(&self, node: &str, snapshot: &Snapshot) -> Result<(), BundleError> {
+        self.draft(node, snapshot).write()
+    }
+
+    /// What is to be kept next, apart from the snapshot, which may change meanwhile.
+    pub fn draft(&self, node: &str, snapshot: &Snapshot) -> Draft {
         let content = Content {
             format: FORMAT,
             node: node.to_owned(),
@@ -101,9 +106,10 @@ impl Bundle {
             admin_policies: snapshot.admin_policies.values().cloned().collect(),
             domains: snapshot.domains.clone(),
         };
-        let path = self.path();
-        self.write(&content)
-            .map_err(|source| BundleError::Io { path, source })
+        Draft {
+            bundle: self.clone(),
+            content,
+        }
     }
 
     /// What was kept for `node`, if anything was.
@@ -150,6 +156,24 @@ impl Bundle {
         writer.flush()?;
         writer.get_ref().sync_all()?;
         fs::rename(unfinished, self.path())
+    }
+}
+
+/// A snapshot that is not on the disk yet.
+#[derive(Debug)]
+pub struct Draft {
+    bundle: Bundle,
+    content: Content,
+}
+
+impl Draft {
+    /// Replaces what is kept, which takes as long as the disk takes.
+    pub fn write(self) -> Result<(), BundleError> {
+        let Self { bundle, content } = self;
+        bundle.write(&content).map_err(|source| BundleError::Io {
+            path: bundle.path(),
+            source,
+        })
     }
 }
 

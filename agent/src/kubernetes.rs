@@ -19,6 +19,7 @@ mod heap;
 mod leader;
 mod measure;
 mod report;
+mod saving;
 
 use std::{
     net::{IpAddr, SocketAddr},

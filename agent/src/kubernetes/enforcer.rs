@@ -9,7 +9,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use policy_compiler::model::{Pod, PolicyKind};
+use policy_compiler::{
+    Snapshot,
+    model::{Pod, PolicyKind},
+};
 use tokio::{
     runtime::Builder,
     sync::{mpsc, oneshot, watch},
@@ -18,10 +21,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::{Config, Update, bypass, debug as debugging, heap, measure, report};
+use super::{Config, Update, bypass, debug as debugging, heap, measure, report, saving::Keeper};
 use crate::{
     admin::{Health, Question},
-    bundle::Bundle,
     coalesce::Coalescer,
     engine::{Age, ApplyError, Datapath, Engine, Interfaces, PodState},
     event,
@@ -59,13 +61,9 @@ pub(super) struct Enforcer<D> {
     interfaces: Interfaces,
     /// When to look for interfaces next, and the pause after that.
     look: Option<(Instant, Duration)>,
-    bundle: Option<Bundle>,
+    keeper: Option<Keeper>,
     /// The engine has the cluster that the index holds, but for what changed since.
     has_cluster: bool,
-    /// The newest snapshot in force is not in the bundle; since when.
-    unsaved: Option<Instant>,
-    /// How long the bundle took to write the last time.
-    saving: Duration,
     /// When to check the datapath next.
     turn: Instant,
     /// When to ask for the kernel's events next.
@@ -89,11 +87,6 @@ const BATCH: usize = 512;
 const LOOK_MIN: Duration = Duration::from_millis(20);
 /// See [`LOOK_MIN`]; also how often interfaces are looked for without a reason.
 const LOOK_MAX: Duration = Duration::from_secs(30);
-/// How long changes may stay unsaved, where saving takes no time.
-const SAVE_DELAY: Duration = Duration::from_secs(10);
-/// So many times as long as saving takes may changes stay unsaved: the bundle of a large cluster that
-/// changes all the time must not become what the agent is busy with.
-const SAVE_SHARE: u32 = 100;
 /// How often the datapath is checked, and the loop turns at least.
 const TURN: Duration = Duration::from_secs(5);
 
@@ -120,7 +113,7 @@ impl<D: Datapath> Enforcer<D> {
         };
         let mut enforcer = Self {
             index: Index::new(&config.node, config.options.clone()),
-            bundle: config.bundle.as_deref().map(Bundle::new),
+            keeper: (config.bundle.as_deref()).map(|folder| Keeper::new(folder, &config.node)),
             config,
             host,
             engine,
@@ -128,8 +121,6 @@ impl<D: Datapath> Enforcer<D> {
             interfaces: Interfaces::default(),
             look: None,
             has_cluster: false,
-            unsaved: None,
-            saving: Duration::ZERO,
             turn: Instant::now() + TURN,
             packets: Instant::now() + PACKETS,
             crowding: Vec::new(),
@@ -176,8 +167,8 @@ impl<D: Datapath> Enforcer<D> {
                 Next::Stop => break,
             }
         }
-        if self.unsaved.is_some() {
-            self.save();
+        if let Some(keeper) = &mut self.keeper {
+            keeper.finish(newest(&self.engine));
         }
     }
 
@@ -194,7 +185,7 @@ impl<D: Datapath> Enforcer<D> {
 
     fn next_due(&self) -> Instant {
         let look = self.look.map(|(at, _)| at);
-        let save = self.unsaved.map(|since| since + self.save_delay());
+        let save = self.keeper.as_ref().and_then(Keeper::due);
         let others = [self.coalescer.deadline(), look, save];
         let regular = self.turn.min(self.packets);
         others.into_iter().flatten().fold(regular, Instant::min)
@@ -288,11 +279,8 @@ impl<D: Datapath> Enforcer<D> {
         if self.look.is_some_and(|(at, _)| at <= now) {
             self.look_for_interfaces();
         }
-        if self
-            .unsaved
-            .is_some_and(|since| since + self.save_delay() <= now)
-        {
-            self.save();
+        if let Some(keeper) = &mut self.keeper {
+            keeper.save_due(newest(&self.engine));
         }
         if self.packets <= now {
             self.packets = now + PACKETS;
@@ -328,8 +316,8 @@ impl<D: Datapath> Enforcer<D> {
                 self.metrics
                     .policy_lag
                     .observe(since.elapsed().as_secs_f64());
-                if self.bundle.is_some() {
-                    self.unsaved.get_or_insert_with(Instant::now);
+                if let Some(keeper) = &mut self.keeper {
+                    keeper.changed();
                 }
                 debug!(
                     generation = self.engine.report().generation,
@@ -510,8 +498,8 @@ impl<D: Datapath> Enforcer<D> {
 
     /// Puts the policies in force that were in force before the agent started.
     fn restore(&mut self) {
-        let Some(bundle) = &self.bundle else { return };
-        match bundle.load(&self.config.node) {
+        let Some(keeper) = &self.keeper else { return };
+        match keeper.load() {
             Ok(Some(snapshot)) => match self.engine.apply(self.index.remember(snapshot)) {
                 Ok(()) => {
                     heap::give_back();
@@ -526,25 +514,6 @@ impl<D: Datapath> Enforcer<D> {
             Ok(None) => {}
             Err(error) => warn!(error = chain(&error), "the last known policies are lost"),
         }
-    }
-
-    fn save_delay(&self) -> Duration {
-        SAVE_DELAY.max(self.saving * SAVE_SHARE)
-    }
-
-    fn save(&mut self) {
-        self.unsaved = None;
-        let started = Instant::now();
-        let (Some(bundle), Some(published)) = (&self.bundle, self.engine.published()) else {
-            return;
-        };
-        if let Err(error) = bundle.save(&self.config.node, &published.snapshot) {
-            warn!(
-                error = chain(&error),
-                "cannot keep the policies for the next start"
-            );
-        }
-        self.saving = started.elapsed();
     }
 
     /// Brings everybody up to date who wants to know.
@@ -634,6 +603,11 @@ impl<D: Datapath> Enforcer<D> {
 const PACKETS: Duration = Duration::from_millis(250);
 
 /// What the loop does next.
+/// What the tables in force were compiled from.
+fn newest<D: Datapath>(engine: &Engine<D>) -> Option<&Snapshot> {
+    engine.published().map(|published| &published.snapshot)
+}
+
 enum Next {
     Link(LinkEvent),
     Update(Update),

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Networks, servers, rights and objects that are not as they should be.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeSet, ffi::OsString, fs, path::PathBuf, process::Command, time::Duration,
+};
 
 use agent::kubernetes::{Config, LEASE, Running};
 use policy_compiler::model::PodKey;
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use crate::{
     cluster::{Cluster, deny_from, eventually, network_policy, pod},
@@ -218,6 +221,63 @@ async fn rights_that_are_taken_away_leave_the_last_known_policies() {
     })
     .await;
     running.stop().await;
+}
+
+/// Threads of this process that write what is kept for the next start.
+fn savers() -> BTreeSet<OsString> {
+    let threads = fs::read_dir("/proc/self/task").unwrap().flatten();
+    let is_saver = |thread: &fs::DirEntry| {
+        let name = fs::read_to_string(thread.path().join("comm"));
+        name.is_ok_and(|name| name.trim_end() == "bundle")
+    };
+    threads
+        .filter(is_saver)
+        .map(|thread| thread.file_name())
+        .collect()
+}
+
+/// A pipe in the place of a file. Dropped, it takes what is written.
+struct Disk(PathBuf);
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Opened both ways, it keeps nobody waiting; whoever writes is not told when it is closed.
+        let pipe = fs::File::options().read(true).write(true).open(&self.0);
+        std::mem::forget(pipe);
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_does_not_answer_holds_nothing_up() {
+    let Some(plane) = ControlPlane::start().await else {
+        return;
+    };
+    let (cluster, node) = shop(&plane).await;
+    let state = node.config().bundle.unwrap();
+    fs::create_dir_all(&state).unwrap();
+    // Whoever opens it to write waits until somebody reads.
+    let stuck = state.join("bundle.json.new");
+    let made = Command::new("mkfifo").arg(&stuck).status().unwrap();
+    assert!(made.success());
+    let (running, told) = node.start(&plane.client());
+    let disk = Disk(stuck.clone());
+    ready(&running).await;
+    enforces(&told, &["api", "db", "web"]).await;
+    eventually("stuck", async || {
+        let before = savers();
+        sleep(Duration::from_millis(500)).await;
+        before.intersection(&savers()).next().map(|_| ())
+    })
+    .await;
+
+    cluster.delete(&pod("shop", "web", "n1")).await;
+    enforces(&told, &["api", "db"]).await;
+
+    // The disk is back; what was missed is saved in the end.
+    drop(disk);
+    fs::remove_file(&stuck).unwrap();
+    running.stop().await;
+    assert!(fs::metadata(state.join("bundle.json")).unwrap().is_file());
 }
 
 #[tokio::test]
