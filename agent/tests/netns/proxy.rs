@@ -237,6 +237,7 @@ fn passed(world: &World, to: &[(&str, Transport)], count: usize) -> Vec<usize> {
         vec![probe; count]
     });
     let probes: Vec<Probe> = probes.collect();
+    world.new_source_ports("x/a");
     let measured = measure(world.namespace("x/a"), &probes, &ONCE).unwrap();
     let broken = measured.iter().find(|m| matches!(m, Measured::Broken(_)));
     assert_eq!(broken, None);
@@ -264,11 +265,6 @@ fn s30_s33_every_address_of_a_service_is_its_backend() {
         objects: service(),
         ..Plan::default()
     });
-    // Datagrams are translated as the last one with their addresses and ports, if it was not long ago.
-    world
-        .namespace("node:n1")
-        .set_sysctl("netfilter/nf_conntrack_udp_timeout", "1")
-        .unwrap();
     for flavour in FLAVOURS {
         for (app, admitted) in [("a", Some(0)), ("b", Some(1)), ("nobody", None)] {
             world.edit(&egress(app));

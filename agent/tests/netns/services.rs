@@ -8,7 +8,6 @@ use std::{
     fmt::Write as _,
     io::Write as _,
     process::{Command, Stdio},
-    sync::atomic::{AtomicU16, Ordering},
     time::Duration,
 };
 
@@ -144,26 +143,10 @@ fn with(objects: String, policies: &str) -> World {
     })
 }
 
-/// Where the source ports of the next tally begin.
-static NEXT_PORTS: AtomicU16 = AtomicU16::new(FIRST_PORT);
-
-/// See [`NEXT_PORTS`].
-const FIRST_PORT: u16 = 10_000;
-/// Source ports of one tally.
-const PORTS: u16 = 256;
-
 /// How many of `count` connections from `from` to the Service get through, by family.
-///
-/// Netfilter remembers where it sent a connection whose first packet got lost afterwards, so no source port
-/// is used a second time.
 pub(crate) fn tally(world: &World, from: &str, transport: Transport, count: usize) -> [usize; 2] {
-    let first = NEXT_PORTS.fetch_add(PORTS, Ordering::Relaxed);
-    assert!(first >= FIRST_PORT, "all ports are used up");
-    let range = format!("{first} {}", first.checked_add(PORTS - 1).unwrap());
     let namespace = world.namespace(from);
-    namespace
-        .set_sysctl("ipv4/ip_local_port_range", &range)
-        .unwrap();
+    world.new_source_ports(from);
     ["10.96.0.1", "fd00:96::1"].map(|service| {
         let to: std::net::IpAddr = service.parse().unwrap();
         let from_address = world

@@ -18,8 +18,9 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     net::IpAddr,
+    ops::Range,
     path::PathBuf,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicU16, AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -115,7 +116,14 @@ pub(crate) struct World {
     pub(crate) bpffs: BTreeMap<String, PathBuf>,
     pub(crate) dir: tempfile::TempDir,
     pub(crate) root: Root,
+    /// Where the next [`World::new_source_ports`] begin.
+    next_ports: AtomicU16,
 }
+
+/// What [`World::new_source_ports`] takes from: below the ports that the kernel chooses by itself.
+const SOURCE_PORTS: Range<u16> = 10_000..32_768;
+/// Source ports at a time.
+const STEP: u16 = 256;
 
 impl World {
     /// The cluster under `policies`.
@@ -169,6 +177,7 @@ impl World {
             bpffs: BTreeMap::new(),
             dir,
             root,
+            next_ports: AtomicU16::new(SOURCE_PORTS.start),
         }
     }
 
@@ -433,6 +442,20 @@ impl World {
         };
         addresses.sort();
         addresses
+    }
+
+    /// Lets what `from` sends from now on come from ports that nobody in this world had before.
+    ///
+    /// Netfilter remembers where it sent a connection whose first packet got lost afterwards, and sends
+    /// there again what has the same ports, without asking its rules: whoever counts what they chose, or
+    /// how many of several backends are reached, must not meet such a port again.
+    pub(crate) fn new_source_ports(&self, from: &str) {
+        let first = self.next_ports.fetch_add(STEP, Ordering::Relaxed);
+        let last = first + STEP - 1;
+        assert!(SOURCE_PORTS.contains(&last), "all ports are used up");
+        self.namespace(from)
+            .set_sysctl("ipv4/ip_local_port_range", &format!("{first} {last}"))
+            .unwrap();
     }
 
     /// Sends one probe per transport and per family that both have, all at once.
