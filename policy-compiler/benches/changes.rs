@@ -30,7 +30,7 @@ use policy_compiler::{
     compile::{Applied, Compiler, Delta, Scope, compile},
     lower::{Capacity, Lowered, Reasons},
     model::{Labels, NetworkPolicy, Pod, PodKey},
-    synthetic::{Kind, Shape, cluster, matches_one_by_one, node_name},
+    synthetic::{Kind, Shape, cluster, grid, matches_one_by_one, node_name},
 };
 use serde_json::json;
 
@@ -107,24 +107,9 @@ fn main() {
         Ok("large") => 100_000,
         _ => 10_000,
     };
-    let sizes = [
-        (1_000, 100),
-        (10_000, 1_000),
-        (10_000, 10_000),
-        (100_000, 10_000),
-    ];
     let mut report = Report::default();
-    for (pods, policies) in sizes.into_iter().filter(|(pods, _)| *pods <= largest) {
-        for kind in [Kind::Realistic, Kind::DistinctLabels, Kind::DistinctBlocks] {
-            let shape = Shape {
-                pods,
-                policies,
-                admin_policies: 20,
-                kind,
-                seed: 1,
-            };
-            measure(&shape, &mut report);
-        }
+    for (name, shape) in grid(largest) {
+        measure(&name, &shape, &mut report);
     }
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench");
     fs::create_dir_all(&folder).expect("the target folder can be written");
@@ -132,8 +117,7 @@ fn main() {
         .expect("results can be written");
 }
 
-fn measure(shape: &Shape, report: &mut Report) {
-    let name = format!("{}x{} {:?}", shape.pods, shape.policies, shape.kind);
+fn measure(name: &str, shape: &Shape, report: &mut Report) {
     let snapshot = cluster(shape);
     let node = node_name(0);
     let scope = Scope::Node(node.clone());

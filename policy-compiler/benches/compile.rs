@@ -11,7 +11,7 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use policy_compiler::{
     compile::{Scope, compile},
     lower::{Capacity, Reasons, lower},
-    synthetic::{Kind, Shape, cluster, matches_one_by_one, node_name},
+    synthetic::{Kind, Shape, cluster, grid, matches_one_by_one, node_name},
 };
 
 criterion_group!(benches, node, whole_cluster);
@@ -50,10 +50,7 @@ fn node(criterion: &mut Criterion) {
 }
 
 fn whole_cluster(criterion: &mut Criterion) {
-    for (name, shape) in shapes()
-        .into_iter()
-        .filter(|(_, shape)| shape.kind == Kind::Realistic)
-    {
+    for (name, shape) in shapes().filter(|(_, shape)| shape.kind == Kind::Realistic) {
         let snapshot = cluster(&shape);
         let mut group = criterion.benchmark_group("cluster");
         group
@@ -66,33 +63,12 @@ fn whole_cluster(criterion: &mut Criterion) {
     }
 }
 
-fn shapes() -> Vec<(String, Shape)> {
-    let largest = match env::var("NETPOL_BENCH_SIZE").as_deref() {
+fn shapes() -> impl Iterator<Item = (String, Shape)> {
+    grid(match env::var("NETPOL_BENCH_SIZE").as_deref() {
         Ok("small") => 1_000,
         Ok("large") => 100_000,
         _ => 10_000,
-    };
-    let sizes = [
-        (1_000, 100),
-        (10_000, 1_000),
-        (10_000, 10_000),
-        (100_000, 10_000),
-    ];
-    let kinds = [Kind::Realistic, Kind::DistinctLabels, Kind::DistinctBlocks];
-    let sizes = sizes.into_iter().filter(|(pods, _)| *pods <= largest);
-    sizes
-        .flat_map(|(pods, policies)| kinds.map(|kind| (pods, policies, kind)))
-        .map(|(pods, policies, kind)| {
-            let shape = Shape {
-                pods,
-                policies,
-                admin_policies: 20,
-                kind,
-                seed: 1,
-            };
-            (format!("{pods}x{policies} {kind:?}"), shape)
-        })
-        .collect()
+    })
 }
 
 fn describe(name: &str, tables: &policy_compiler::compile::Tables) {

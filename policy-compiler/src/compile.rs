@@ -12,7 +12,7 @@
 
 mod addresses;
 mod groups;
-mod hash;
+pub(crate) mod hash;
 mod host_ports;
 mod incremental;
 mod peers;

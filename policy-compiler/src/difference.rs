@@ -10,7 +10,7 @@ mod grouped;
 mod variants;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::IpAddr,
     sync::Arc,
@@ -19,6 +19,7 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
+    compile::hash::FastMap,
     model::{Family, PortRange, Protocol, family_of},
     partial::{Alike, Evaluator, Party},
     portmap::PortSet,
@@ -284,7 +285,7 @@ impl<'a, 's> OneFamily<'a, 's> {
             let parties: Vec<&Party> = self.groups.iter().map(|it| &it.party[side]).collect();
             self.comparer.sides()[side].grid(&parties)
         });
-        let mut known: HashMap<Seen, Vec<What>> = HashMap::new();
+        let mut known: FastMap<Seen, Vec<What>> = FastMap::default();
         let numbered = || self.groups.iter().zip(&self.numbers).enumerate();
         for (to, (destination, to_number)) in numbered() {
             for (from, (source, from_number)) in numbered() {

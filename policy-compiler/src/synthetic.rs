@@ -53,6 +53,29 @@ pub enum Kind {
 const PODS_PER_NAMESPACE: u32 = 100;
 const WORKLOADS: u32 = 10;
 
+/// Clusters of 1,000 to `most` pods (at most 100,000) with up to 10,000 policies, of every kind, each with a name for reports.
+pub fn grid(most: u32) -> impl Iterator<Item = (String, Shape)> {
+    let sizes = [
+        (1_000, 100),
+        (10_000, 1_000),
+        (10_000, 10_000),
+        (100_000, 10_000),
+    ];
+    let kinds = [Kind::Realistic, Kind::DistinctLabels, Kind::DistinctBlocks];
+    let sizes = sizes.into_iter().filter(move |(pods, _)| *pods <= most);
+    let grid = sizes.flat_map(move |(pods, policies)| kinds.map(|kind| (pods, policies, kind)));
+    grid.map(|(pods, policies, kind)| {
+        let shape = Shape {
+            pods,
+            policies,
+            admin_policies: 20,
+            kind,
+            seed: 1,
+        };
+        (format!("{pods}x{policies} {kind:?}"), shape)
+    })
+}
+
 /// Makes the cluster.
 pub fn cluster(shape: &Shape) -> Snapshot {
     let mut random = Random(shape.seed ^ 0x5851_f42d_4c95_7f2d);

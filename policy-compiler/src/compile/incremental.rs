@@ -341,8 +341,7 @@ impl Compiler {
             let signature = self
                 .groups
                 .signature(&group.sample, group.namespace, &self.atoms);
-            let known = self.groups.kinds.get(group.kind);
-            if known.is_none_or(|known| known.signature != signature) {
+            if self.groups.kinds.signature(group.kind) != Some(&signature) {
                 let of_kind = by_kind.entry(group.kind).or_default();
                 of_kind.entry(signature).or_default().push(id);
             }

@@ -3,13 +3,13 @@
 
 use super::{
     Lint,
-    context::{Context, at_words, is_closed, place},
+    context::{Context, at_words, place},
     cover::{Matched, selection_implies},
-    rule_shadowed::{covering, precedence},
+    rule_shadowed::each_covered,
 };
 use crate::{
     diagnostic::{Diagnostic, Severity},
-    model::{Direction, NetworkPolicy, Tier},
+    model::{Direction, NetworkPolicy},
 };
 
 pub(super) const LINT: Lint = Lint {
@@ -23,43 +23,12 @@ pub(super) const LINT: Lint = Lint {
 };
 
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
-    for tier in [Tier::Admin, Tier::Baseline] {
-        for direction in Direction::BOTH {
-            let rules = precedence(context, tier, direction);
-            for (position, (policy, index, rule, matched)) in rules.iter().enumerate() {
-                let Some(matched) = matched
-                    .as_ref()
-                    .filter(|_| !is_closed(rule, context.snapshot))
-                else {
-                    continue;
-                };
-                let Some(covering) = covering(&rules, position, matched) else {
-                    continue;
-                };
-                let others: Vec<_> = covering.iter().filter_map(|at| rules.get(*at)).collect();
-                let same = others.iter().all(|(_, _, other, _)| {
-                    other.action == rule.action && !is_closed(other, context.snapshot)
-                });
-                if !same {
-                    continue;
-                }
-                let names: Vec<String> = others
-                    .iter()
-                    .map(|(policy, index, rule, _)| {
-                        let words = place(direction, *index);
-                        format!(
-                            "{} {words}{}",
-                            policy.policy_ref(),
-                            at_words(rule.at.as_ref())
-                        )
-                    })
-                    .collect();
-                let message = format!("covered by {}", names.join(" and "));
-                let path = format!("spec.{}", place(direction, *index));
-                findings.push(LINT.at(message, &policy.policy_ref(), path, rule.at.clone()));
-            }
+    each_covered(context, |covered| {
+        if covered.same {
+            let message = format!("covered by {}", covered.names());
+            findings.push(covered.finding(&LINT, message));
         }
-    }
+    });
     for policies in context.by_namespace().values() {
         for direction in Direction::BOTH {
             let rules = admitting(context, policies.iter().map(|policy| &***policy), direction);

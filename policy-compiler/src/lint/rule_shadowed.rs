@@ -22,10 +22,59 @@ pub(super) const LINT: Lint = Lint {
 };
 
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
+    each_covered(context, |covered| {
+        if covered.same {
+            return;
+        }
+        let come = if covered.by.len() == 1 {
+            "comes"
+        } else {
+            "come"
+        };
+        let message = format!("the rule never decides: {} {come} first", covered.names());
+        findings.push(covered.finding(&LINT, message));
+    });
+}
+
+/// A rule that other rules leave nothing to decide.
+pub(super) struct Covered<'a, 'r> {
+    rule: &'r Ranked<'a>,
+    direction: Direction,
+    /// They are all earlier.
+    by: Vec<&'r Ranked<'a>>,
+    /// They do the same, so that nothing changes without the rule.
+    pub(super) same: bool,
+}
+
+impl Covered<'_, '_> {
+    /// The other rules in words.
+    pub(super) fn names(&self) -> String {
+        let names = self.by.iter().map(|(policy, index, rule, _)| {
+            let words = place(self.direction, *index);
+            format!(
+                "{} {words}{}",
+                policy.policy_ref(),
+                at_words(rule.at.as_ref())
+            )
+        });
+        names.collect::<Vec<_>>().join(" and ")
+    }
+
+    /// A finding at the rule.
+    pub(super) fn finding(&self, lint: &Lint, message: String) -> Diagnostic {
+        let (policy, index, rule, _) = self.rule;
+        let path = format!("spec.{}", place(self.direction, *index));
+        lint.at(message, &policy.policy_ref(), path, rule.at.clone())
+    }
+}
+
+/// Reports every rule of cluster-scoped policies that others cover, of those that are read in full.
+pub(super) fn each_covered(context: &Context<'_>, mut report: impl FnMut(&Covered<'_, '_>)) {
     for tier in [Tier::Admin, Tier::Baseline] {
         for direction in Direction::BOTH {
             let rules = precedence(context, tier, direction);
-            for (position, (policy, index, rule, matched)) in rules.iter().enumerate() {
+            for (position, ranked) in rules.iter().enumerate() {
+                let (_, _, rule, matched) = ranked;
                 let Some(matched) = matched
                     .as_ref()
                     .filter(|_| !is_closed(rule, context.snapshot))
@@ -35,46 +84,26 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
                 let Some(covering) = covering(&rules, position, matched) else {
                     continue;
                 };
-                let others: Vec<_> = covering.iter().filter_map(|at| rules.get(*at)).collect();
-                let same = others.iter().all(|(_, _, other, _)| {
+                let by: Vec<_> = covering.iter().filter_map(|at| rules.get(*at)).collect();
+                let same = by.iter().all(|(_, _, other, _)| {
                     other.action == rule.action && !is_closed(other, context.snapshot)
                 });
-                if same {
-                    continue;
-                }
-                let names: Vec<String> = others
-                    .iter()
-                    .map(|(policy, index, rule, _)| {
-                        let words = place(direction, *index);
-                        format!(
-                            "{} {words}{}",
-                            policy.policy_ref(),
-                            at_words(rule.at.as_ref())
-                        )
-                    })
-                    .collect();
-                let message = format!("the rule never decides: {} come first", names.join(" and "));
-                let message = if names.len() == 1 {
-                    message.replace(" come first", " comes first")
-                } else {
-                    message
-                };
-                let path = format!("spec.{}", place(direction, *index));
-                findings.push(LINT.at(message, &policy.policy_ref(), path, rule.at.clone()));
+                report(&Covered {
+                    rule: ranked,
+                    direction,
+                    by,
+                    same,
+                });
             }
         }
     }
 }
 
 /// A rule, its policy and position, and what it decides.
-pub(super) type Ranked<'a> = (&'a AdminPolicy, usize, &'a AdminRule, Option<Matched>);
+type Ranked<'a> = (&'a AdminPolicy, usize, &'a AdminRule, Option<Matched>);
 
 /// The rules of a tier in order of precedence.
-pub(super) fn precedence<'a>(
-    context: &Context<'a>,
-    tier: Tier,
-    direction: Direction,
-) -> Vec<Ranked<'a>> {
+fn precedence<'a>(context: &Context<'a>, tier: Tier, direction: Direction) -> Vec<Ranked<'a>> {
     let mut rules = Vec::new();
     for policy in context.tier(tier) {
         for (index, rule) in policy.rules(direction).iter().enumerate() {
@@ -85,11 +114,7 @@ pub(super) fn precedence<'a>(
 }
 
 /// The positions of earlier rules that together match everything a rule does, for all its subjects.
-pub(super) fn covering(
-    rules: &[Ranked<'_>],
-    position: usize,
-    matched: &Matched,
-) -> Option<Vec<usize>> {
+fn covering(rules: &[Ranked<'_>], position: usize, matched: &Matched) -> Option<Vec<usize>> {
     let (policy, ..) = rules.get(position)?;
     if matched.is_nothing() {
         return None;

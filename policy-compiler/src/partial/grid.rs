@@ -3,7 +3,7 @@
 //! that they do not tell apart.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -14,6 +14,7 @@ use super::{
     party::{Identity, Party, Side},
 };
 use crate::{
+    compile::hash::FastMap,
     model::{ContainerPort, Direction, Protocol},
     portmap::{PortMap, PortSet},
     verdict::Verdict,
@@ -306,7 +307,7 @@ impl Groups {
 
     /// Moves the ends that are named to groups of their own, by their group and mark so far.
     fn split(&mut self, marks: impl Iterator<Item = (usize, u32)>) {
-        let mut moved: HashMap<(u32, u32), u32> = HashMap::new();
+        let mut moved: FastMap<(u32, u32), u32> = FastMap::default();
         for (end, mark) in marks {
             let Some(group) = self.group_of.get_mut(end) else {
                 continue;
@@ -324,7 +325,7 @@ impl Groups {
 #[derive(Default)]
 struct Partitions {
     list: Vec<Verdicts>,
-    numbers: HashMap<Verdicts, u32>,
+    numbers: FastMap<Verdicts, u32>,
 }
 
 impl Partitions {

@@ -2,7 +2,7 @@
 //! Which rules and peers are there? The policies of a snapshot, flattened and numbered once.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -10,6 +10,7 @@ use ipnet::IpNet;
 
 use super::{Assumptions, Doubt, Extent};
 use crate::{
+    compile::hash::FastMap,
     model::{
         Action, AdminPeer, AdminPolicy, AdminPort, Direction, DomainPattern, IpBlock, NetworkPeer,
         NetworkPolicy, NetworkPort, PolicyKind, PolicyRef, PortRange, Protocol, Selection,
@@ -277,8 +278,8 @@ struct Builder<'a, 'd> {
     policies: Vec<PolicyInfo<'a>>,
     rules: Vec<RuleInfo>,
     terms: Vec<Term<'a>>,
-    term_ids: HashMap<Term<'a>, TermId>,
-    selector_ids: HashMap<&'a Selector, usize>,
+    term_ids: FastMap<Term<'a>, TermId>,
+    selector_ids: FastMap<&'a Selector, usize>,
     namespace_matches: Vec<Vec<bool>>,
     namespace_ids: BTreeMap<Arc<str>, usize>,
     port_names: Vec<Arc<str>>,
@@ -292,8 +293,8 @@ impl<'a, 'd> Builder<'a, 'd> {
             policies: Vec::new(),
             rules: Vec::new(),
             terms: Vec::new(),
-            term_ids: HashMap::new(),
-            selector_ids: HashMap::new(),
+            term_ids: FastMap::default(),
+            selector_ids: FastMap::default(),
             namespace_matches: Vec::new(),
             namespace_ids: snapshot.namespaces.keys().cloned().zip(0..).collect(),
             port_names: Vec::new(),

@@ -191,7 +191,7 @@ impl Compiler {
             if base != segment.before.1 || !done.insert(base) {
                 continue;
             }
-            let known = self.classes.bases.get(base).map(|base| &base.signature);
+            let known = self.classes.bases.signature(base);
             let stays = known.and_then(|known| signatures.get_index_of(known));
             let Some(signature) = signatures.get_index(segment.now) else {
                 continue;

@@ -20,10 +20,9 @@ impl BaseId {
     pub(super) const NONE: Self = Self(0);
 }
 
+/// Addresses of one signature: the atoms on addresses that hold, and what else sets them apart.
 #[derive(Debug, Default)]
 pub(super) struct Base {
-    /// The atoms on addresses that hold, and what else sets the addresses apart.
-    pub(super) signature: Signature,
     pub(super) classes: BTreeMap<KindId, ClassId>,
     /// Blocks of the address lines.
     refs: u32,
@@ -39,21 +38,6 @@ impl Part for Base {
 
     fn number(BaseId(number): BaseId) -> u32 {
         number
-    }
-
-    fn new(signature: Signature) -> Self {
-        Self {
-            signature,
-            ..Self::default()
-        }
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn signature_mut(&mut self) -> &mut Signature {
-        &mut self.signature
     }
 
     fn holders(entry: &mut Entry) -> &mut BTreeSet<BaseId> {
@@ -205,8 +189,8 @@ impl Classes {
         let Some((base, kind)) = self.parts(class) else {
             return;
         };
-        let of_base = self.bases.get(base).map(|base| &base.signature);
-        let of_kind = groups.kinds.get(kind).map(|kind| &kind.signature);
+        let of_base = self.bases.signature(base);
+        let of_kind = groups.kinds.signature(kind);
         let is_special = of_base.is_some_and(|s| s.in_service_range || s.node.is_some())
             || of_kind.is_some_and(|s| !s.ports.is_empty());
         if is_special {

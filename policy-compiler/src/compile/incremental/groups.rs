@@ -46,10 +46,9 @@ pub(super) struct Group {
     pub(super) pods: Vec<Arc<Pod>>,
 }
 
+/// Pods of one signature: the atoms and ports that rules see of them.
 #[derive(Debug, Default)]
 pub(super) struct Kind {
-    /// The atoms and ports that rules see of the pods.
-    pub(super) signature: Signature,
     pub(super) groups: BTreeSet<GroupId>,
     pub(super) classes: BTreeMap<BaseId, ClassId>,
 }
@@ -64,21 +63,6 @@ impl Part for Kind {
 
     fn number(KindId(number): KindId) -> u32 {
         number
-    }
-
-    fn new(signature: Signature) -> Self {
-        Self {
-            signature,
-            ..Self::default()
-        }
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn signature_mut(&mut self) -> &mut Signature {
-        &mut self.signature
     }
 
     fn holders(entry: &mut Entry) -> &mut BTreeSet<KindId> {

@@ -17,9 +17,6 @@ pub(super) trait Part: Default {
 
     fn id(number: u32) -> Self::Id;
     fn number(id: Self::Id) -> u32;
-    fn new(signature: Signature) -> Self;
-    fn signature(&self) -> &Signature;
-    fn signature_mut(&mut self) -> &mut Signature;
     /// The parts of which an atom holds.
     fn holders(entry: &mut Entry) -> &mut BTreeSet<Self::Id>;
     /// Nobody needs it any more.
@@ -29,14 +26,14 @@ pub(super) trait Part: Default {
 /// All parts of one sort, each with a signature of its own.
 #[derive(Debug)]
 pub(super) struct Parts<P: Part> {
-    slab: Slab<P>,
+    slab: Slab<(Signature, P)>,
     ids: FastMap<Signature, P::Id>,
 }
 
 impl<P: Part> Default for Parts<P> {
     fn default() -> Self {
         let mut slab = Slab::default();
-        let none = slab.insert(P::default());
+        let none = slab.insert(Default::default());
         debug_assert_eq!(none, P::number(P::NONE));
         Self {
             slab,
@@ -47,11 +44,19 @@ impl<P: Part> Default for Parts<P> {
 
 impl<P: Part> Parts<P> {
     pub(super) fn get(&self, id: P::Id) -> Option<&P> {
-        self.slab.get(P::number(id))
+        let (_, part) = self.slab.get(P::number(id))?;
+        Some(part)
     }
 
     pub(super) fn get_mut(&mut self, id: P::Id) -> Option<&mut P> {
-        self.slab.get_mut(P::number(id))
+        let (_, part) = self.slab.get_mut(P::number(id))?;
+        Some(part)
+    }
+
+    /// What rules see of all that is made of the part.
+    pub(super) fn signature(&self, id: P::Id) -> Option<&Signature> {
+        let (signature, _) = self.slab.get(P::number(id))?;
+        Some(signature)
     }
 
     pub(super) fn known(&self, signature: &Signature) -> Option<P::Id> {
@@ -63,7 +68,7 @@ impl<P: Part> Parts<P> {
         if let Some(id) = self.ids.get(&signature) {
             return (*id, false);
         }
-        let id = P::id(self.slab.insert(P::new(signature.clone())));
+        let id = P::id(self.slab.insert((signature.clone(), P::default())));
         for atom in &signature.atoms {
             if let Some(entry) = atoms.get_mut(*atom) {
                 P::holders(entry).insert(id);
@@ -81,10 +86,10 @@ impl<P: Part> Parts<P> {
         signature: Signature,
         atoms: &mut Atoms,
     ) -> Vec<AtomId> {
-        let Some(known) = self.slab.get_mut(P::number(id)) else {
+        let Some((known, _)) = self.slab.get_mut(P::number(id)) else {
             return Vec::new();
         };
-        let before = std::mem::replace(known.signature_mut(), signature.clone());
+        let before = std::mem::replace(known, signature.clone());
         let changed = differing(&before.atoms, &signature.atoms);
         for atom in &changed {
             let holds = signature.atoms.binary_search(atom).is_ok();
@@ -104,9 +109,9 @@ impl<P: Part> Parts<P> {
         if id == P::NONE || !self.get(id).is_some_and(P::is_idle) {
             return;
         }
-        if let Some(known) = self.slab.remove(P::number(id)) {
-            self.ids.remove(known.signature());
-            for atom in &known.signature().atoms {
+        if let Some((signature, _)) = self.slab.remove(P::number(id)) {
+            self.ids.remove(&signature);
+            for atom in &signature.atoms {
                 if let Some(entry) = atoms.get_mut(*atom) {
                     P::holders(entry).remove(&id);
                 }

@@ -238,8 +238,8 @@ impl Compiler {
     fn seen(&self, class: ClassId) -> Option<Seen<'_>> {
         let (base, kind) = self.classes.parts(class)?;
         Some(Seen {
-            base: &self.classes.bases.get(base)?.signature,
-            kind: &self.groups.kinds.get(kind)?.signature,
+            base: self.classes.bases.signature(base)?,
+            kind: self.groups.kinds.signature(kind)?,
         })
     }
 
@@ -280,13 +280,12 @@ impl Compiler {
             delta,
             ..
         } = self;
-        let (Some(base), Some(kind)) = (classes.bases.get(base), groups.kinds.get(kind)) else {
+        let (Some(base), Some(kind)) =
+            (classes.bases.signature(base), groups.kinds.signature(kind))
+        else {
             return;
         };
-        let seen = Seen {
-            base: &base.signature,
-            kind: &kind.signature,
-        };
+        let seen = Seen { base, kind };
         for row in rows.ids() {
             let Some(state) = rows.get_mut(row) else {
                 continue;
@@ -371,13 +370,12 @@ impl Compiler {
             let Some((base, kind)) = classes.parts(*class) else {
                 continue;
             };
-            let (Some(base), Some(kind)) = (classes.bases.get(base), groups.kinds.get(kind)) else {
+            let (Some(base), Some(kind)) =
+                (classes.bases.signature(base), groups.kinds.signature(kind))
+            else {
                 continue;
             };
-            let seen = Seen {
-                base: &base.signature,
-                kind: &kind.signature,
-            };
+            let seen = Seen { base, kind };
             let matching = touched.get(class.0 as usize).map_or(&[][..], Vec::as_slice);
             if matching.is_empty() && !state.sets_apart(seen) {
                 continue;
@@ -437,7 +435,7 @@ impl Compiler {
             delta,
             ..
         } = self;
-        let (Some(state), Some(kind)) = (rows.get_mut(row), groups.kinds.get(kind)) else {
+        let (Some(state), Some(kind)) = (rows.get_mut(row), groups.kinds.signature(kind)) else {
             return PortSetId::NONE;
         };
         let matching = naming.get(&row).map_or(&[][..], Vec::as_slice);
@@ -447,7 +445,7 @@ impl Compiler {
             delta,
         };
         let exempt = Some(Exempt::SelfTraffic);
-        state.port_set(&kind.signature.ports, matching, exempt, &mut interner)
+        state.port_set(&kind.ports, matching, exempt, &mut interner)
     }
 
     /// Notes which rules of a row name which atoms, or forgets it.
