@@ -7,7 +7,7 @@ mod output;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use input::{Assume, Cni, InputArgs, LocalNodeEgress, YesNo};
-pub use output::{Format, Output, OutputArgs};
+pub use output::{Format, Output, OutputArgs, Tabular, value_name};
 
 /// What network policies do, before they are applied.
 ///

@@ -25,7 +25,7 @@ use std::{
 };
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
 pub use args::Cli;
 pub use exit::ExitStatus;
@@ -35,6 +35,9 @@ use crate::{
     exit::{UnknownError, UsageError},
     load::World,
 };
+
+/// What every document that programs parse says it is written in, beside its kind.
+pub(crate) const API_VERSION: &str = "netpol-analyze/v1";
 
 /// Runs the program with the arguments of the process.
 pub fn main() -> ExitStatus {
@@ -119,22 +122,17 @@ impl Io<'_> {
         (!world.is_unusable()).then_some(world)
     }
 
-    /// The format, if the command has it.
-    pub(crate) fn format(&self, known: &[args::Format]) -> Result<args::Format, UsageError> {
-        let name = |format: &args::Format| {
-            let value = clap::ValueEnum::to_possible_value(format);
-            value
-                .map(|value| value.get_name().to_owned())
-                .unwrap_or_default()
-        };
+    /// The format, if it is one of the command's own, `F`: they are called as those of `-o` are.
+    pub(crate) fn format<F: ValueEnum>(&self) -> Result<F, UsageError> {
         match &self.output.output {
-            Output::Format(format) if known.contains(format) => Ok(*format),
             Output::Format(format) => {
-                let known: Vec<String> = known.iter().map(name).collect();
-                Err(
-                    UsageError::new(format!("this command has no format `{}`", name(format)))
-                        .help(format!("it has {}", known.join(", "))),
-                )
+                let wanted = args::value_name(format);
+                F::from_str(&wanted, false).map_err(|_| {
+                    let known: Vec<String> =
+                        F::value_variants().iter().map(args::value_name).collect();
+                    UsageError::new(format!("this command has no format `{wanted}`"))
+                        .help(format!("it has {}", known.join(", ")))
+                })
             }
             Output::File(path) => Err(UsageError::new(format!(
                 "`{}` is no format",
@@ -167,6 +165,19 @@ impl Io<'_> {
     pub(crate) fn json(&self, value: &impl serde::Serialize) -> anyhow::Result<()> {
         let mut text = serde_json::to_string(value)?;
         text.push('\n');
+        self.answer(&text)
+    }
+
+    /// Writes the answer as one JSON document a line.
+    pub(crate) fn jsonl<T: serde::Serialize>(
+        &self,
+        items: impl IntoIterator<Item = T>,
+    ) -> anyhow::Result<()> {
+        let mut text = String::new();
+        for item in items {
+            text.push_str(&serde_json::to_string(&item)?);
+            text.push('\n');
+        }
         self.answer(&text)
     }
 

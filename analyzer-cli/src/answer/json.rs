@@ -12,7 +12,10 @@ use policy_compiler::{
 use serde::Serialize;
 
 use super::{Cell, Word};
-use crate::flow::{is_all, is_nothing};
+use crate::{
+    API_VERSION,
+    flow::{is_all, is_nothing},
+};
 
 /// A set of protocols and ports: `"all"`, or ranges by protocol.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -140,7 +143,7 @@ impl AnswerJson {
     /// Serialises `cells`, the answers for all members of `src` and `dst`.
     pub fn new(evaluator: &Evaluator<'_>, src: &str, dst: &str, cells: &[Cell]) -> Self {
         Self {
-            api_version: "netpol-analyze/v1",
+            api_version: API_VERSION,
             kind: "Answer",
             pair: PairJson::new(evaluator, src, dst, cells),
         }

@@ -36,10 +36,7 @@ fn parse_output(text: &str) -> Result<Output, String> {
     if text.contains(['.', '/']) || text == "-" {
         return Ok(Output::File(text.into()));
     }
-    let known = Format::value_variants()
-        .iter()
-        .filter_map(ValueEnum::to_possible_value);
-    let names: Vec<String> = known.map(|value| value.get_name().to_owned()).collect();
+    let names: Vec<String> = Format::value_variants().iter().map(value_name).collect();
     Err(format!(
         "there is no such format; there are {}",
         names.join(", ")
@@ -56,7 +53,15 @@ impl OutputArgs {
     }
 }
 
-/// Output formats.
+/// What a value is called on the command line.
+pub fn value_name(value: &impl ValueEnum) -> String {
+    let value = value.to_possible_value();
+    value
+        .map(|value| value.get_name().to_owned())
+        .unwrap_or_default()
+}
+
+/// Every output format. A command has formats of its own, called as some of these are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// For people.
@@ -87,4 +92,23 @@ pub enum Format {
     Junit,
     /// Annotations of a GitHub workflow.
     Github,
+}
+
+/// The formats of an answer that is a document and a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Tabular {
+    /// As [`Format::Text`].
+    Text,
+    /// As [`Format::Wide`].
+    Wide,
+    /// As [`Format::Json`].
+    Json,
+    /// As [`Format::Jsonl`].
+    Jsonl,
+    /// As [`Format::Yaml`].
+    Yaml,
+    /// As [`Format::Csv`].
+    Csv,
+    /// As [`Format::Md`].
+    Md,
 }

@@ -6,6 +6,7 @@ mod output;
 
 use std::collections::BTreeSet;
 
+use clap::ValueEnum;
 use policy_compiler::{
     difference::{self, Change, Kind},
     symbolic::Symbols,
@@ -14,21 +15,14 @@ use policy_compiler::{
 
 use crate::{
     Io,
-    args::{DiffArgs, Format, InputArgs},
+    args::{DiffArgs, InputArgs},
     exit::{ExitStatus, UsageError},
     load::{Config, World},
 };
 
 /// Runs `diff`.
 pub fn run(io: &Io<'_>, args: &DiffArgs) -> anyhow::Result<ExitStatus> {
-    let format = io.format(&[
-        Format::Text,
-        Format::Wide,
-        Format::Json,
-        Format::Yaml,
-        Format::Csv,
-        Format::Md,
-    ])?;
+    let format: Format = io.format()?;
     let (old, new) = worlds(io.input, args)?;
     let (Some(old), Some(new)) = (io.accept(old), io.accept(new)) else {
         return Ok(ExitStatus::Usage);
@@ -46,6 +40,17 @@ pub fn run(io: &Io<'_>, args: &DiffArgs) -> anyhow::Result<ExitStatus> {
     };
     let same = ExitStatus::of(!args.exit_code || changes.list.is_empty());
     Ok(same.max(known).max(old.status()).max(new.status()))
+}
+
+/// The formats of a comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Wide,
+    Json,
+    Yaml,
+    Csv,
+    Md,
 }
 
 fn worlds(input: &InputArgs, args: &DiffArgs) -> anyhow::Result<(World, World)> {

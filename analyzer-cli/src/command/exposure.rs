@@ -14,7 +14,7 @@ use policy_compiler::{
 use crate::{
     Io,
     answer::Word,
-    args::{ExposureArgs, Format},
+    args::{ExposureArgs, Tabular},
     exit::{ExitStatus, UsageError},
     flow::{is_all, is_nothing, parse_target, resolve},
     load::World,
@@ -31,15 +31,7 @@ struct Subject {
 
 /// Runs `exposure`.
 pub fn run(io: &Io<'_>, args: &ExposureArgs) -> anyhow::Result<ExitStatus> {
-    let format = io.format(&[
-        Format::Text,
-        Format::Wide,
-        Format::Json,
-        Format::Jsonl,
-        Format::Yaml,
-        Format::Csv,
-        Format::Md,
-    ])?;
+    let format: Tabular = io.format()?;
     let Some(world) = io.load()? else {
         return Ok(ExitStatus::Usage);
     };

@@ -5,10 +5,11 @@ mod report;
 
 use std::fmt::Write as _;
 
+use clap::ValueEnum;
+
 use super::matrix::Matrix;
 use crate::{
     Io,
-    args::Format,
     exit::ExitStatus,
     flow::{PortQuery, is_all, is_nothing, spell_ports},
     render::table::{brief, escape_xml},
@@ -16,13 +17,7 @@ use crate::{
 
 /// Runs `graph`: workloads that policies cannot tell apart are one node.
 pub fn run(io: &Io<'_>) -> anyhow::Result<ExitStatus> {
-    let format = io.format(&[
-        Format::Text,
-        Format::Dot,
-        Format::Mermaid,
-        Format::Svg,
-        Format::Html,
-    ])?;
+    let format: Format = io.format()?;
     let Some(world) = io.load()? else {
         return Ok(ExitStatus::Usage);
     };
@@ -34,17 +29,7 @@ pub fn run(io: &Io<'_>) -> anyhow::Result<ExitStatus> {
         Format::Mermaid => picture.mermaid(),
         Format::Svg => picture.svg(),
         Format::Html => report::page(&world, &evaluator, &picture.svg())?,
-        Format::Text
-        | Format::Dot
-        | Format::Wide
-        | Format::Json
-        | Format::Jsonl
-        | Format::Yaml
-        | Format::Csv
-        | Format::Md
-        | Format::Sarif
-        | Format::Junit
-        | Format::Github => picture.dot(),
+        Format::Text | Format::Dot => picture.dot(),
     })?;
     let unknown = picture.edges.iter().any(|edge| edge.unknown);
     let known = if unknown {
@@ -53,6 +38,16 @@ pub fn run(io: &Io<'_>) -> anyhow::Result<ExitStatus> {
         ExitStatus::Success
     };
     Ok(known.max(world.status()))
+}
+
+/// The formats of a picture: text is Graphviz.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Dot,
+    Mermaid,
+    Svg,
+    Html,
 }
 
 struct Picture {

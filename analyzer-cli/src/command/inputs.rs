@@ -6,9 +6,9 @@ use serde::Serialize;
 use policy_compiler::{diagnostic::Severity, manifest::Fate};
 
 use crate::{
-    Io,
+    API_VERSION, Io,
     answer::At,
-    args::Format,
+    args::Tabular,
     exit::ExitStatus,
     load::World,
     render::{diagnostics, table},
@@ -16,45 +16,17 @@ use crate::{
 
 /// Runs `inputs`.
 pub fn run(io: &Io<'_>) -> anyhow::Result<ExitStatus> {
-    let format = io.format(&[
-        Format::Text,
-        Format::Wide,
-        Format::Json,
-        Format::Jsonl,
-        Format::Yaml,
-        Format::Csv,
-        Format::Md,
-    ])?;
+    let format: Tabular = io.format()?;
     let world = World::load(io.input)?;
     diagnostics::input_problems(&world, io.output.quiet);
     let documents = documents(&world);
     match format {
-        Format::Json => io.json(&Ledger::of(documents))?,
-        Format::Yaml => io.yaml(&Ledger::of(documents))?,
-        Format::Jsonl => {
-            let lines = documents
-                .iter()
-                .map(serde_json::to_string)
-                .collect::<Result<Vec<_>, _>>()?;
-            io.answer(
-                &(lines.join(
-                    "
-",
-                ) + "
-"),
-            )?;
-        }
-        Format::Csv => io.answer(&table::csv(&rows(&documents, true)))?,
-        Format::Md => io.answer(&table::markdown(&rows(&documents, true)))?,
-        Format::Text
-        | Format::Wide
-        | Format::Dot
-        | Format::Svg
-        | Format::Html
-        | Format::Mermaid
-        | Format::Sarif
-        | Format::Junit
-        | Format::Github => {
+        Tabular::Json => io.json(&Ledger::of(documents))?,
+        Tabular::Yaml => io.yaml(&Ledger::of(documents))?,
+        Tabular::Jsonl => io.jsonl(&documents)?,
+        Tabular::Csv => io.answer(&table::csv(&rows(&documents, true)))?,
+        Tabular::Md => io.answer(&table::markdown(&rows(&documents, true)))?,
+        Tabular::Text | Tabular::Wide => {
             let scope = io.scope(&world);
             io.answer(&(table::columns(&rows(&documents, false), "") + &scope))?;
         }
@@ -77,7 +49,7 @@ struct Ledger {
 impl Ledger {
     fn of(documents: Vec<DocumentJson>) -> Self {
         Self {
-            api_version: "netpol-analyze/v1",
+            api_version: API_VERSION,
             kind: "Inputs",
             documents,
         }

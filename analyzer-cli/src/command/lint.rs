@@ -4,6 +4,7 @@
 use std::{fs, path::Path};
 
 use anyhow::Context;
+use clap::ValueEnum;
 use policy_compiler::{
     diagnostic::{Diagnostic, ObjectRef, Severity},
     lint,
@@ -12,9 +13,9 @@ use policy_compiler::{
 use serde::Serialize;
 
 use crate::{
-    Io,
+    API_VERSION, Io,
     answer::At,
-    args::{FailOn, Format, LintArgs},
+    args::{FailOn, LintArgs},
     exit::{ExitStatus, UsageError},
     load::World,
     render::{diagnostics, github, sarif, table},
@@ -22,17 +23,7 @@ use crate::{
 
 /// Runs `lint`.
 pub fn run(io: &Io<'_>, args: &LintArgs) -> anyhow::Result<ExitStatus> {
-    let format = io.format(&[
-        Format::Text,
-        Format::Wide,
-        Format::Json,
-        Format::Jsonl,
-        Format::Yaml,
-        Format::Csv,
-        Format::Md,
-        Format::Sarif,
-        Format::Github,
-    ])?;
+    let format: Format = io.format()?;
     for wanted in &args.only {
         if lint::find(wanted).is_none() {
             return Err(UsageError::new(format!("there is no rule `{wanted}`"))
@@ -59,25 +50,12 @@ pub fn run(io: &Io<'_>, args: &LintArgs) -> anyhow::Result<ExitStatus> {
     match format {
         Format::Json => io.json(&Findings::of(&findings))?,
         Format::Yaml => io.yaml(&Findings::of(&findings))?,
-        Format::Jsonl => {
-            let mut text = String::new();
-            for finding in &findings {
-                text.push_str(&serde_json::to_string(&FindingJson::of(finding))?);
-                text.push('\n');
-            }
-            io.answer(&text)?;
-        }
+        Format::Jsonl => io.jsonl(findings.iter().map(FindingJson::of))?,
         Format::Csv => io.answer(&table::csv(&rows(&findings)))?,
         Format::Md => io.answer(&table::markdown(&rows(&findings)))?,
         Format::Sarif => io.json(&sarif::document(&findings))?,
         Format::Github => io.answer(&github::annotations(&findings))?,
-        Format::Text
-        | Format::Wide
-        | Format::Dot
-        | Format::Svg
-        | Format::Html
-        | Format::Mermaid
-        | Format::Junit => {
+        Format::Text | Format::Wide => {
             let mut text = String::new();
             for finding in &findings {
                 text.push_str(&diagnostics::one(finding, &world));
@@ -104,6 +82,20 @@ pub fn run(io: &Io<'_>, args: &LintArgs) -> anyhow::Result<ExitStatus> {
     } else {
         world.status()
     })
+}
+
+/// The formats of findings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Wide,
+    Json,
+    Jsonl,
+    Yaml,
+    Csv,
+    Md,
+    Sarif,
+    Github,
 }
 
 /// What reading the input and the lints found, less what is silenced, in order of place.
@@ -173,7 +165,7 @@ struct Findings<'f> {
 impl<'f> Findings<'f> {
     fn of(findings: &'f [Diagnostic]) -> Self {
         Self {
-            api_version: "netpol-analyze/v1",
+            api_version: API_VERSION,
             kind: "Lint",
             list: findings.iter().map(FindingJson::of).collect(),
         }

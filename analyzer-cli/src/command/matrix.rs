@@ -16,7 +16,7 @@ use policy_compiler::{
 
 use crate::{
     Io,
-    args::{By, Format, MatrixArgs},
+    args::{By, MatrixArgs, Tabular},
     exit::ExitStatus,
     flow::{PortQuery, is_nothing},
 };
@@ -25,15 +25,7 @@ pub use classes::{Matrix, alike, workload_of};
 
 /// Runs `matrix`.
 pub fn run(io: &Io<'_>, args: &MatrixArgs) -> anyhow::Result<ExitStatus> {
-    let format = io.format(&[
-        Format::Text,
-        Format::Wide,
-        Format::Json,
-        Format::Jsonl,
-        Format::Yaml,
-        Format::Csv,
-        Format::Md,
-    ])?;
+    let format: Tabular = io.format()?;
     let port = match &args.port {
         Some(text) => text.parse::<PortQuery>()?,
         None => PortQuery::All,

@@ -5,6 +5,7 @@ mod yaml;
 
 use std::fmt::Write as _;
 
+use clap::ValueEnum;
 use policy_compiler::{
     Snapshot,
     difference::{self, Difference, Kind},
@@ -17,8 +18,7 @@ use policy_compiler::{
 use serde::Serialize;
 
 use crate::{
-    Io,
-    args::Format,
+    API_VERSION, Io,
     exit::ExitStatus,
     load::World,
     render::{
@@ -29,7 +29,7 @@ use crate::{
 
 /// Runs `migrate`.
 pub fn run(io: &Io<'_>) -> anyhow::Result<ExitStatus> {
-    let format = io.format(&[Format::Text, Format::Yaml, Format::Json])?;
+    let format: Format = io.format()?;
     let Some(world) = io.load()? else {
         return Ok(ExitStatus::Usage);
     };
@@ -52,19 +52,7 @@ pub fn run(io: &Io<'_>) -> anyhow::Result<ExitStatus> {
     let meanwhile = Proof::of(&world, before, &meanwhile);
     match format {
         Format::Json => io.json(&MigrationJson::of(&migration, &after, &meanwhile))?,
-        Format::Text
-        | Format::Wide
-        | Format::Jsonl
-        | Format::Yaml
-        | Format::Csv
-        | Format::Md
-        | Format::Dot
-        | Format::Svg
-        | Format::Html
-        | Format::Mermaid
-        | Format::Sarif
-        | Format::Junit
-        | Format::Github => {
+        Format::Text | Format::Yaml => {
             let mut text = heading(&migration, &after, &meanwhile);
             for document in &migration.documents {
                 text.push_str("---\n");
@@ -75,6 +63,14 @@ pub fn run(io: &Io<'_>) -> anyhow::Result<ExitStatus> {
     }
     let done = ExitStatus::of(migration.kept.is_empty());
     Ok(done.max(after.status()).max(world.status()))
+}
+
+/// The formats of a migration: text is YAML, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Yaml,
+    Json,
 }
 
 /// Whether two sets of policies decide the same.
@@ -253,7 +249,7 @@ impl<'m> MigrationJson<'m> {
             |policies: &[PolicyRef]| policies.iter().map(ToString::to_string).collect::<Vec<_>>();
         let renumbered = migration.renumbered.iter();
         Self {
-            api_version: "netpol-analyze/v1",
+            api_version: API_VERSION,
             kind: "Migration",
             policies: migration.documents.iter().map(Document::value).collect(),
             replaced: names(&migration.replaced),

@@ -12,7 +12,7 @@ use policy_compiler::{
 use crate::{
     Io,
     answer::{AnswerJson, Cell, Inquiry, Word, ask},
-    args::{Asserted, FlowArgs, Format},
+    args::{Asserted, FlowArgs, Tabular},
     exit::{ExitStatus, UsageError},
     flow::{PortQuery, Resolved, is_all, is_nothing, parse_target, resolve, spell_ports},
     load::World,
@@ -21,15 +21,7 @@ use crate::{
 
 /// Runs `reach`, or `why` if `explain`.
 pub fn run(io: &Io<'_>, args: &FlowArgs, explain: bool) -> anyhow::Result<ExitStatus> {
-    let format = io.format(&[
-        Format::Text,
-        Format::Wide,
-        Format::Json,
-        Format::Jsonl,
-        Format::Yaml,
-        Format::Csv,
-        Format::Md,
-    ])?;
+    let format: Tabular = io.format()?;
     let (source, source_port) = parse_target(&args.src)?;
     let (destination, port) = parse_target(&args.dst)?;
     if source_port.is_some() {
@@ -80,19 +72,11 @@ pub fn run(io: &Io<'_>, args: &FlowArgs, explain: bool) -> anyhow::Result<ExitSt
     cells.retain(|cell| !is_nothing(&cell.asked));
     let json = || AnswerJson::new(&evaluator, &source.name, &destination.name, &cells);
     match format {
-        Format::Json | Format::Jsonl => io.json(&json())?,
-        Format::Yaml => io.yaml(&json())?,
-        Format::Csv => io.answer(&table::csv(&rows(&cells)))?,
-        Format::Md => io.answer(&table::markdown(&rows(&cells)))?,
-        Format::Text
-        | Format::Wide
-        | Format::Dot
-        | Format::Svg
-        | Format::Html
-        | Format::Mermaid
-        | Format::Sarif
-        | Format::Junit
-        | Format::Github => {
+        Tabular::Json | Tabular::Jsonl => io.json(&json())?,
+        Tabular::Yaml => io.yaml(&json())?,
+        Tabular::Csv => io.answer(&table::csv(&rows(&cells)))?,
+        Tabular::Md => io.answer(&table::markdown(&rows(&cells)))?,
+        Tabular::Text | Tabular::Wide => {
             let mut text = text(&world, &source, &destination, &cells, &port, explain);
             text.push_str(&io.scope(&world));
             io.answer(&text)?;

@@ -6,6 +6,7 @@ mod record;
 use std::{fs, io::Read, str::FromStr};
 
 use anyhow::Context;
+use clap::ValueEnum;
 use policy_compiler::{
     Decision, Reason, Verdict,
     model::{Direction, Family, Protocol},
@@ -15,9 +16,9 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    Io,
+    API_VERSION, Io,
     answer::{families, policy_name, reason_name},
-    args::{Format, ReplayArgs},
+    args::ReplayArgs,
     exit::{ExitStatus, UsageError},
     flow::{Group, PortQuery, parse_target, resolve},
     load::World,
@@ -28,13 +29,7 @@ use record::Record;
 
 /// Runs `replay`.
 pub fn run(io: &Io<'_>, args: &ReplayArgs) -> anyhow::Result<ExitStatus> {
-    let format = io.format(&[
-        Format::Text,
-        Format::Wide,
-        Format::Jsonl,
-        Format::Json,
-        Format::Csv,
-    ])?;
+    let format: Format = io.format()?;
     let text = if args.flows == "-" {
         let mut bytes = Vec::new();
         std::io::stdin()
@@ -59,27 +54,10 @@ pub fn run(io: &Io<'_>, args: &ReplayArgs) -> anyhow::Result<ExitStatus> {
         .map(|(line, number)| judge(&world, &evaluator, line, number))
         .collect();
     match format {
-        Format::Jsonl => {
-            let mut out = String::new();
-            for line in &lines {
-                out.push_str(&serde_json::to_string(line)?);
-                out.push('\n');
-            }
-            io.answer(&out)?;
-        }
+        Format::Jsonl => io.jsonl(&lines)?,
         Format::Json => io.json(&Summary::of(&lines))?,
         Format::Csv => io.answer(&table::csv(&rows(&lines, true)))?,
-        Format::Text
-        | Format::Wide
-        | Format::Yaml
-        | Format::Md
-        | Format::Dot
-        | Format::Svg
-        | Format::Html
-        | Format::Mermaid
-        | Format::Sarif
-        | Format::Junit
-        | Format::Github => {
+        Format::Text | Format::Wide => {
             let mut out = table::columns(&rows(&lines, false), "");
             out.push_str(&Summary::of(&lines).to_string());
             out.push_str(&io.scope(&world));
@@ -104,6 +82,16 @@ pub fn run(io: &Io<'_>, args: &ReplayArgs) -> anyhow::Result<ExitStatus> {
         ExitStatus::Success
     };
     Ok(status.max(world.status()))
+}
+
+/// The formats of verdicts on flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Wide,
+    Jsonl,
+    Json,
+    Csv,
 }
 
 /// The verdict of one line.
@@ -414,7 +402,7 @@ impl Summary {
                 .count()
         };
         Self {
-            api_version: "netpol-analyze/v1",
+            api_version: API_VERSION,
             kind: "Replay",
             allowed: count("allowed"),
             denied: count("denied"),

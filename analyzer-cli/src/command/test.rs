@@ -8,6 +8,7 @@ mod spec;
 
 use std::{collections::BTreeSet, fs};
 
+use clap::ValueEnum;
 use policy_compiler::{
     Snapshot,
     model::{Pod, PortRange, Protocol},
@@ -19,7 +20,7 @@ use policy_compiler::{
 use crate::{
     Io,
     answer::{Cell, Inquiry, ask},
-    args::{Format, TestArgs},
+    args::TestArgs,
     exit::{ExitStatus, UsageError},
     flow::{Group, PortQuery, internet, is_nothing, parse_target, resolve},
     load::World,
@@ -30,13 +31,7 @@ use spec::{End, File, Selected, Test};
 
 /// Runs `test`.
 pub fn run(io: &Io<'_>, args: &TestArgs) -> anyhow::Result<ExitStatus> {
-    let format = io.format(&[
-        Format::Text,
-        Format::Wide,
-        Format::Json,
-        Format::Yaml,
-        Format::Junit,
-    ])?;
+    let format: Format = io.format()?;
     let mut tests = Vec::new();
     for path in &args.tests {
         let text = fs::read_to_string(path)
@@ -66,6 +61,16 @@ pub fn run(io: &Io<'_>, args: &TestArgs) -> anyhow::Result<ExitStatus> {
         ExitStatus::of(!failed)
     }
     .max(world.status()))
+}
+
+/// The formats of test results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Wide,
+    Json,
+    Yaml,
+    Junit,
 }
 
 /// One test and how it came out.

@@ -15,6 +15,8 @@ use policy_compiler::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::API_VERSION;
+
 /// What a listing leaves out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -231,6 +233,5 @@ const ENTRANCES: [&str; 8] = [
     "UDPRoute",
 ];
 
-const API_VERSION: &str = "netpol-analyze/v1";
 const KIND: &str = "Listing";
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";

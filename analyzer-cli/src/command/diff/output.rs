@@ -9,10 +9,9 @@ use policy_compiler::{
 };
 use serde::Serialize;
 
-use super::Changes;
+use super::{Changes, Format};
 use crate::{
-    Io,
-    args::Format,
+    API_VERSION, Io,
     load::World,
     render::{
         change::{self, ChangeJson, because, ends, packet, ports},
@@ -21,22 +20,19 @@ use crate::{
 };
 
 /// Writes the changes.
-pub fn write(io: &Io<'_>, changes: &Changes, new: &World, format: Format) -> anyhow::Result<()> {
+pub(super) fn write(
+    io: &Io<'_>,
+    changes: &Changes,
+    new: &World,
+    format: Format,
+) -> anyhow::Result<()> {
     match format {
         Format::Json => io.json(&ChangesJson::of(changes)),
         Format::Yaml => io.yaml(&ChangesJson::of(changes)),
         Format::Csv => io.answer(&table::csv(&table_of(changes))),
         Format::Md => io.answer(&markdown(changes)),
         Format::Wide => io.answer(&(text(changes, all_of) + &io.scope(new))),
-        Format::Text
-        | Format::Jsonl
-        | Format::Dot
-        | Format::Svg
-        | Format::Html
-        | Format::Mermaid
-        | Format::Sarif
-        | Format::Junit
-        | Format::Github => io.answer(&(text(changes, few_of) + &io.scope(new))),
+        Format::Text => io.answer(&(text(changes, few_of) + &io.scope(new))),
     }
 }
 
@@ -56,7 +52,7 @@ impl<'c> ChangesJson<'c> {
         let symbols = Symbols::default();
         let list = changes.list.iter();
         Self {
-            api_version: "netpol-analyze/v1",
+            api_version: API_VERSION,
             kind: "Diff",
             list: list
                 .map(|change| ChangeJson::of(change, &symbols))

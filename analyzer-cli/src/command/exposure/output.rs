@@ -16,7 +16,7 @@ use super::{Subject, word};
 use crate::{
     Io,
     answer::Word,
-    args::Format,
+    args::Tabular,
     flow::{is_nothing, spell_ports},
     load::World,
     render::{change::spell_decision, table},
@@ -30,33 +30,19 @@ pub(super) fn write(
     world: &World,
     evaluator: &Evaluator<'_>,
     subjects: &[Subject],
-    format: Format,
+    format: Tabular,
 ) -> anyhow::Result<()> {
     match format {
-        Format::Json => io.json(&ExposureJson::of(evaluator, subjects)),
-        Format::Yaml => io.yaml(&ExposureJson::of(evaluator, subjects)),
-        Format::Jsonl => {
-            let mut lines = String::new();
-            for subject in subjects {
-                lines.push_str(&serde_json::to_string(&SubjectJson::of(
-                    evaluator, subject,
-                ))?);
-                lines.push('\n');
-            }
-            io.answer(&lines)
+        Tabular::Json => io.json(&ExposureJson::of(evaluator, subjects)),
+        Tabular::Yaml => io.yaml(&ExposureJson::of(evaluator, subjects)),
+        Tabular::Jsonl => {
+            let subjects = subjects.iter();
+            io.jsonl(subjects.map(|it| SubjectJson::of(evaluator, it)))
         }
-        Format::Csv => io.answer(&table::csv(&rows(subjects))),
-        Format::Md => io.answer(&table::markdown(&rows(subjects))),
-        Format::Text
-        | Format::Wide
-        | Format::Dot
-        | Format::Svg
-        | Format::Html
-        | Format::Mermaid
-        | Format::Sarif
-        | Format::Junit
-        | Format::Github => {
-            let wide = format == Format::Wide;
+        Tabular::Csv => io.answer(&table::csv(&rows(subjects))),
+        Tabular::Md => io.answer(&table::markdown(&rows(subjects))),
+        Tabular::Text | Tabular::Wide => {
+            let wide = format == Tabular::Wide;
             let mut text = String::new();
             for subject in subjects {
                 text.push_str(&page(subject, wide));

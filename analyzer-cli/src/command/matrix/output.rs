@@ -17,25 +17,25 @@ use super::{
     classes::{CellIds, Class},
 };
 use crate::{
-    Io,
+    API_VERSION, Io,
     answer::{Inquiry, PairJson, PortsJson, ask, ports_json},
-    args::Format,
+    args::Tabular,
     flow::{Group, PortQuery, is_nothing, spell_ports},
     load::World,
     render::table,
 };
 
 /// Classes and a cell per pair of classes.
-pub fn grouped(io: &Io<'_>, world: &World, matrix: &Matrix, format: Format) -> anyhow::Result<()> {
+pub fn grouped(io: &Io<'_>, world: &World, matrix: &Matrix, format: Tabular) -> anyhow::Result<()> {
     match format {
-        Format::Json => grouped_json(io, matrix),
-        Format::Yaml => {
+        Tabular::Json => grouped_json(io, matrix),
+        Tabular::Yaml => {
             let mut buffer = Vec::new();
             write_json(&mut buffer, matrix)?;
             let value: serde_json::Value = serde_json::from_slice(&buffer)?;
             io.yaml(&value)
         }
-        Format::Jsonl => {
+        Tabular::Jsonl => {
             let mut out = sink(io)?;
             let json = Json::new(matrix);
             for (from, to, kind) in matrix.numbered() {
@@ -44,19 +44,11 @@ pub fn grouped(io: &Io<'_>, world: &World, matrix: &Matrix, format: Format) -> a
             }
             Ok(out.flush()?)
         }
-        Format::Csv => rows(io, matrix, true, table::csv),
-        Format::Md => rows(io, matrix, false, table::markdown_rows),
-        Format::Text
-        | Format::Wide
-        | Format::Dot
-        | Format::Svg
-        | Format::Html
-        | Format::Mermaid
-        | Format::Sarif
-        | Format::Junit
-        | Format::Github => {
+        Tabular::Csv => rows(io, matrix, true, table::csv),
+        Tabular::Md => rows(io, matrix, false, table::markdown_rows),
+        Tabular::Text | Tabular::Wide => {
             let mut out = sink(io)?;
-            text(&mut out, matrix, format == Format::Wide)?;
+            text(&mut out, matrix, format == Tabular::Wide)?;
             write!(out, "{}", io.scope(world))?;
             Ok(out.flush()?)
         }
@@ -69,22 +61,15 @@ pub fn expanded(
     evaluator: &Evaluator<'_>,
     matrix: &Matrix,
     port: &PortQuery,
-    format: Format,
+    format: Tabular,
 ) -> anyhow::Result<()> {
     if matches!(
         format,
-        Format::Text | Format::Wide | Format::Csv | Format::Md
+        Tabular::Text | Tabular::Wide | Tabular::Csv | Tabular::Md
     ) {
         return expanded_names(io, matrix, format);
     }
-    let mut out = sink(io)?;
-    let mut first = true;
-    if format != Format::Jsonl {
-        write!(
-            out,
-            "{{\"apiVersion\":\"netpol-analyze/v1\",\"kind\":\"Matrix\",\"cells\":["
-        )?;
-    }
+    let mut cells = Cells::begin(sink(io)?, format)?;
     let inquiry = Inquiry {
         ports: port,
         family: None,
@@ -108,15 +93,7 @@ pub fn expanded(
                             body(evaluator, &src, &dst, &inquiry)?
                         }
                     };
-                    if format != Format::Jsonl && !first {
-                        write!(out, ",")?;
-                    }
-                    first = false;
-                    let (src, dst) = (quoted(&src_name)?, quoted(&dst_name)?);
-                    write!(out, "{{\"src\":{src},\"dst\":{dst},{body}")?;
-                    if format == Format::Jsonl {
-                        writeln!(out)?;
-                    }
+                    cells.cell(&src_name, &dst_name, &body)?;
                     if !itself {
                         shared = Some(body);
                     }
@@ -124,15 +101,11 @@ pub fn expanded(
             }
         }
     }
-    if format != Format::Jsonl {
-        writeln!(out, "]}}")?;
-    }
-    out.flush()?;
-    Ok(())
+    cells.end()
 }
 
 /// A cell per pair of names, without what decided it.
-pub fn expanded_names(io: &Io<'_>, matrix: &Matrix, format: Format) -> anyhow::Result<()> {
+pub fn expanded_names(io: &Io<'_>, matrix: &Matrix, format: Tabular) -> anyhow::Result<()> {
     let pairs = || {
         matrix.numbered().flat_map(move |(from, to, kind)| {
             let of = |class: usize| {
@@ -146,79 +119,107 @@ pub fn expanded_names(io: &Io<'_>, matrix: &Matrix, format: Format) -> anyhow::R
                 .flat_map(move |src| of(to).iter().map(move |dst| (src, dst, kind)))
         })
     };
+    let head = ["src", "dst", "verdict", "allowed", "unknown"]
+        .map(str::to_owned)
+        .to_vec();
     match format {
-        Format::Json | Format::Jsonl | Format::Yaml => {
-            let mut out = sink(io)?;
+        Tabular::Json | Tabular::Jsonl | Tabular::Yaml => {
+            let mut cells = Cells::begin(sink(io)?, format)?;
             let json = Json::new(matrix);
-            let lines = format == Format::Jsonl;
-            if !lines {
-                write!(
-                    out,
-                    "{{\"apiVersion\":\"netpol-analyze/v1\",\"kind\":\"Matrix\",\"cells\":["
-                )?;
-            }
-            for (index, (src, dst, kind)) in pairs().enumerate() {
-                if !lines && index > 0 {
-                    write!(out, ",")?;
-                }
-                let (src, dst) = (quoted(src)?, quoted(dst)?);
-                write!(out, "{{\"src\":{src},\"dst\":{dst},{}}}", json.body(kind))?;
-                if lines {
-                    writeln!(out)?;
-                }
-            }
-            if !lines {
-                writeln!(out, "]}}")?;
-            }
-            Ok(out.flush()?)
-        }
-        Format::Text
-        | Format::Wide
-        | Format::Csv
-        | Format::Md
-        | Format::Dot
-        | Format::Svg
-        | Format::Html
-        | Format::Mermaid
-        | Format::Sarif
-        | Format::Junit
-        | Format::Github => {
-            let mut out = sink(io)?;
-            let head = ["src", "dst", "verdict", "allowed", "unknown"]
-                .map(str::to_owned)
-                .to_vec();
-            let row = |row: Vec<String>| match format {
-                Format::Csv => table::csv(&[row]),
-                Format::Md => format!("| {} |\n", row.join(" | ")),
-                _ => format!("{}\n", row.join("  ").trim_end()),
-            };
-            if matches!(format, Format::Csv | Format::Md) {
-                write!(out, "{}", row(head))?;
-            }
-            if format == Format::Md {
-                write!(out, "{}", row(vec!["---".to_owned(); 5]))?;
-            }
-            let spelt: Vec<[String; 3]> = matrix
-                .kinds()
-                .iter()
-                .map(|cell| {
-                    let unknown = matrix.set(cell.unknown);
-                    let unknown = if is_nothing(&unknown) {
-                        String::new()
-                    } else {
-                        spell_ports(&unknown)
-                    };
-                    let allowed = spell_ports(&matrix.set(cell.allowed));
-                    [word(matrix, *cell).to_owned(), allowed, unknown]
-                })
-                .collect();
             for (src, dst, kind) in pairs() {
-                let words = spelt.get(kind).into_iter().flatten();
-                let cells = [src, dst].into_iter().chain(words);
-                write!(out, "{}", row(cells.cloned().collect()))?;
+                cells.cell(src, dst, json.body(kind))?;
             }
-            Ok(out.flush()?)
+            cells.end()
         }
+        Tabular::Text | Tabular::Wide => named_rows(io, matrix, pairs(), &[], |rows| {
+            let line = |row: &Vec<String>| format!("{}\n", row.join("  ").trim_end());
+            rows.iter().map(line).collect()
+        }),
+        Tabular::Csv => named_rows(io, matrix, pairs(), &[head], table::csv),
+        Tabular::Md => {
+            let rule = vec!["---".to_owned(); head.len()];
+            named_rows(io, matrix, pairs(), &[head, rule], table::markdown_rows)
+        }
+    }
+}
+
+/// The head, and a row per pair of names.
+fn named_rows<'m>(
+    io: &Io<'_>,
+    matrix: &Matrix,
+    pairs: impl Iterator<Item = (&'m String, &'m String, usize)>,
+    head: &[Vec<String>],
+    spell: impl Fn(&[Vec<String>]) -> String,
+) -> anyhow::Result<()> {
+    let mut out = sink(io)?;
+    write!(out, "{}", spell(head))?;
+    let spelt: Vec<[String; 3]> = matrix
+        .kinds()
+        .iter()
+        .map(|cell| {
+            let unknown = matrix.set(cell.unknown);
+            let unknown = if is_nothing(&unknown) {
+                String::new()
+            } else {
+                spell_ports(&unknown)
+            };
+            let allowed = spell_ports(&matrix.set(cell.allowed));
+            [word(matrix, *cell).to_owned(), allowed, unknown]
+        })
+        .collect();
+    for (src, dst, kind) in pairs {
+        let words = spelt.get(kind).into_iter().flatten();
+        let cells = [src, dst].into_iter().chain(words);
+        write!(out, "{}", spell(&[cells.cloned().collect()]))?;
+    }
+    Ok(out.flush()?)
+}
+
+/// Cells that say the names of their ends: a document of all of them, or one a line.
+struct Cells {
+    out: Box<dyn Write>,
+    lines: bool,
+    count: usize,
+}
+
+impl Cells {
+    fn begin(mut out: Box<dyn Write>, format: Tabular) -> io::Result<Self> {
+        let lines = format == Tabular::Jsonl;
+        if !lines {
+            write!(
+                out,
+                "{{\"apiVersion\":\"{API_VERSION}\",\"kind\":\"Matrix\",\"cells\":["
+            )?;
+        }
+        Ok(Self {
+            out,
+            lines,
+            count: 0,
+        })
+    }
+
+    /// Adds a cell; `body` is what it says beside the names.
+    fn cell(&mut self, src: &str, dst: &str, body: &str) -> anyhow::Result<()> {
+        let separator = if self.lines || self.count == 0 {
+            ""
+        } else {
+            ","
+        };
+        let (src, dst) = (quoted(src)?, quoted(dst)?);
+        let end = if self.lines { "\n" } else { "" };
+        write!(
+            self.out,
+            "{separator}{{\"src\":{src},\"dst\":{dst},{body}}}{end}"
+        )?;
+        self.count += 1;
+        Ok(())
+    }
+
+    fn end(mut self) -> anyhow::Result<()> {
+        if !self.lines {
+            writeln!(self.out, "]}}")?;
+        }
+        Ok(self.out.flush()?)
     }
 }
 
@@ -237,7 +238,7 @@ fn write_json(out: &mut impl Write, matrix: &Matrix) -> anyhow::Result<()> {
     }
     write!(
         out,
-        "{{\"apiVersion\":\"netpol-analyze/v1\",\"kind\":\"Matrix\",\"classes\":"
+        "{{\"apiVersion\":\"{API_VERSION}\",\"kind\":\"Matrix\",\"classes\":"
     )?;
     let classes: Vec<ClassJson<'_>> = matrix
         .classes
@@ -312,7 +313,8 @@ fn body(
         quoted(&dst.name)?
     );
     let json = serde_json::to_string(&pair)?.replace(&names, "");
-    Ok(json.trim_start_matches('{').to_owned())
+    let body = json.strip_prefix('{').and_then(|it| it.strip_suffix('}'));
+    Ok(body.unwrap_or_default().to_owned())
 }
 
 fn members(class: &Class) -> Vec<(Group, String)> {

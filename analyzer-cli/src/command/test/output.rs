@@ -6,11 +6,11 @@ use std::fmt::Write as _;
 use policy_compiler::model::Protocol;
 use serde_json::{Value, json};
 
-use super::{Counterexample, Outcome, TestResult};
-use crate::{Io, args::Format, load::World, render::table::escape_xml};
+use super::{Counterexample, Format, Outcome, TestResult};
+use crate::{API_VERSION, Io, load::World, render::table::escape_xml};
 
 /// Writes the results.
-pub fn write(
+pub(super) fn write(
     io: &Io<'_>,
     world: &World,
     results: &[TestResult],
@@ -20,17 +20,7 @@ pub fn write(
         Format::Json => io.json(&document(results)),
         Format::Yaml => io.yaml(&document(results)),
         Format::Junit => io.answer(&junit(results)),
-        Format::Text
-        | Format::Wide
-        | Format::Jsonl
-        | Format::Csv
-        | Format::Md
-        | Format::Dot
-        | Format::Svg
-        | Format::Html
-        | Format::Mermaid
-        | Format::Sarif
-        | Format::Github => io.answer(&(text(results) + &io.scope(world))),
+        Format::Text | Format::Wide => io.answer(&(text(results) + &io.scope(world))),
     }
 }
 
@@ -109,7 +99,7 @@ fn document(results: &[TestResult]) -> Value {
             }
         })
         .collect();
-    json!({"apiVersion": "netpol-analyze/v1", "kind": "TestResults", "tests": tests})
+    json!({"apiVersion": API_VERSION, "kind": "TestResults", "tests": tests})
 }
 
 fn junit(results: &[TestResult]) -> String {

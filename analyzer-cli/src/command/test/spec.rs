@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::{exit::UsageError, flow::PortQuery};
+use crate::{API_VERSION, exit::UsageError, flow::PortQuery};
 
 /// A file of tests.
 #[derive(Debug, Deserialize)]
@@ -108,9 +108,9 @@ pub struct Symbol {
 impl File {
     /// The tests, if the file is what it says.
     pub fn checked(self, path: &str) -> Result<Vec<Test>, UsageError> {
-        if self.api_version != "netpol-analyze/v1" || self.kind != "PolicyTest" {
+        if self.api_version != API_VERSION || self.kind != "PolicyTest" {
             return Err(UsageError::new(format!(
-                "`{path}` is no PolicyTest of netpol-analyze/v1"
+                "`{path}` is no PolicyTest of {API_VERSION}"
             )));
         }
         for test in &self.tests {

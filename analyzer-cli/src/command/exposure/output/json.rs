@@ -11,7 +11,10 @@ use policy_compiler::{
 use serde::Serialize;
 
 use super::{Subject, word};
-use crate::answer::{At, Decided, PortsJson, Word, ports_json};
+use crate::{
+    API_VERSION,
+    answer::{At, Decided, PortsJson, Word, ports_json},
+};
 
 /// The answer.
 #[derive(Serialize)]
@@ -100,7 +103,7 @@ impl ExposureJson {
     pub fn of(evaluator: &Evaluator<'_>, subjects: &[Subject]) -> Self {
         let workloads = subjects.iter().map(|it| SubjectJson::of(evaluator, it));
         Self {
-            api_version: "netpol-analyze/v1",
+            api_version: API_VERSION,
             kind: "Exposure",
             workloads: workloads.collect(),
         }
