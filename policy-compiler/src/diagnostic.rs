@@ -108,6 +108,22 @@ pub(crate) fn one_line(text: &str) -> String {
     line
 }
 
+/// The name of a kind or protocol behind its indefinite article, as it is said aloud: `an HTTPRoute`,
+/// `a UDPRoute`.
+pub(crate) fn with_article(name: &str) -> String {
+    let mut letters = name.chars();
+    let (first, second) = (letters.next(), letters.next());
+    let vowel = match (first, second) {
+        // Spelt out, letter by letter.
+        (Some(first), Some(second)) if first.is_uppercase() && second.is_uppercase() => {
+            "AEFHILMNORSX".contains(first)
+        }
+        (Some('U' | 'u'), Some('n' | 's')) => !["ni", "se"].contains(&name.get(1..3).unwrap_or("")),
+        (first, _) => first.is_some_and(|first| "AEIOUaeiou".contains(first)),
+    };
+    format!("{} {name}", if vowel { "an" } else { "a" })
+}
+
 /// Bytes of a message.
 const LONGEST_LINE: usize = 400;
 
@@ -120,5 +136,27 @@ mod tests {
         assert_eq!(one_line("a\nb\u{1b}[31mé"), "a\\nb\\u{1b}[31mé");
         let long = one_line(&"é".repeat(10_000));
         assert_eq!(long.chars().count(), LONGEST_LINE / 2 + 1);
+    }
+
+    #[test]
+    fn articles_are_as_said_aloud() {
+        let said = [
+            ("AdminNetworkPolicy", "an"),
+            ("NetworkPolicy", "a"),
+            ("HTTPRoute", "an"),
+            ("GRPCRoute", "a"),
+            ("UDPRoute", "a"),
+            ("SCTP", "an"),
+            ("IPPool", "an"),
+            ("Ingress", "an"),
+            ("Unit", "a"),
+            ("User", "a"),
+            ("Upgrade", "an"),
+            ("é", "a"),
+            ("", "a"),
+        ];
+        for (name, article) in said {
+            assert_eq!(with_article(name), format!("{article} {name}"));
+        }
     }
 }

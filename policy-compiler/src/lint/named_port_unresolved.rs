@@ -7,7 +7,7 @@ use super::{
     named_port_ambiguous::destinations,
 };
 use crate::{
-    diagnostic::{Diagnostic, Severity},
+    diagnostic::{Diagnostic, Severity, with_article},
     model::NetworkPort,
 };
 
@@ -42,7 +42,8 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
                     .collect();
                 let known: Vec<&str> = known.into_iter().collect();
                 let message = format!(
-                    "no destination has a {protocol} port called `{name}`; there are: {}",
+                    "no destination has {} port called `{name}`; there are: {}",
+                    with_article(&protocol.to_string()),
                     if known.is_empty() {
                         "none".to_owned()
                     } else {

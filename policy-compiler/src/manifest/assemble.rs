@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     Snapshot,
-    diagnostic::{Diagnostic, Location, ObjectRef, Severity},
+    diagnostic::{Diagnostic, Location, ObjectRef, Severity, with_article},
     model::{Entrances, Pod, PodKey},
     parse::{self, EndpointSlice, Parsed, Settings, Workload, WorkloadKind, attach_endpoints},
 };
@@ -147,8 +147,9 @@ impl Assembly<'_> {
             }
             Kind::ForeignEntrance => {
                 let message = format!(
-                    "where a {} of {} leads is not read",
-                    document.kind, document.api_version
+                    "where {} of {} leads is not read",
+                    with_article(&document.kind),
+                    document.api_version
                 );
                 let help = Some("no verdict depends on it, `exposure` does".to_owned());
                 let id = "foreign-entrance";
@@ -161,8 +162,9 @@ impl Assembly<'_> {
                     "foreign-policy",
                     Severity::Warning,
                     &format!(
-                        "a {} of {} is not evaluated",
-                        document.kind, document.api_version
+                        "{} of {} is not evaluated",
+                        with_article(&document.kind),
+                        document.api_version
                     ),
                     Some("a cluster that enforces it may decide differently".to_owned()),
                 );
@@ -177,7 +179,9 @@ impl Assembly<'_> {
                         "there is no {} of `{}`",
                         document.kind, document.api_version
                     ),
-                    meant.map(|(version, kind)| format!("there is a {kind} of `{version}`")),
+                    meant.map(|(version, kind)| {
+                        format!("there is {} of `{version}`", with_article(kind))
+                    }),
                 );
                 Fate::Rejected { used: false }
             }
@@ -269,8 +273,9 @@ impl Assembly<'_> {
             self.report(document, "no-object", severity, &message, None);
         } else if *document.kind != *"PodTemplate" && pods::has_template(value) {
             let message = format!(
-                "the pods of a {} of {} are not considered",
-                document.kind, document.api_version
+                "the pods of {} of {} are not considered",
+                with_article(&document.kind),
+                document.api_version
             );
             let help = "add the pods, or the workloads it makes, as the cluster has them";
             let id = "unread-workload";

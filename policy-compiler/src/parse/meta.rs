@@ -10,7 +10,11 @@ use super::{
     reader::{Fields, Reader},
     syntax,
 };
-use crate::{diagnostic::ObjectRef, manifest::Step, model::Labels};
+use crate::{
+    diagnostic::{ObjectRef, with_article},
+    manifest::Step,
+    model::Labels,
+};
 
 /// What is read of `metadata`.
 pub(super) struct Meta {
@@ -105,7 +109,7 @@ impl Frame<'_> {
                 if self.default_namespace.is_none() {
                     r.warn(
                         "unused-namespace",
-                        format!("a {} has no namespace", self.kind),
+                        format!("{} has no namespace", with_article(self.kind)),
                     );
                 } else if let Err(why) = syntax::dns_label(namespace) {
                     r.reject(format!("`{namespace}` is {why}"));
