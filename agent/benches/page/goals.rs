@@ -18,7 +18,7 @@ pub(crate) enum Limit {
 /// One quantity beside its threshold. A goal may have several.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Comparison {
-    /// `G1` to `G14`.
+    /// `G1` to `G14`, and `A1` to `A4` of the analyzer.
     pub(crate) goal: &'static str,
     /// What is compared.
     pub(crate) what: &'static str,
@@ -67,6 +67,7 @@ pub(crate) fn goals(results: &Results) -> Vec<Comparison> {
     let flood = |configuration: &str| results.value("wire", &format!("flood/{configuration}"));
     let compiler = |name: &str| results.milliseconds("compiler", name);
     let latency = |name: &str| results.milliseconds("latency", name);
+    let analyzer = |name: &str| results.value("analyzer", name);
     let per_hook = |added: f64| added * 1000.0 / HOOKS;
 
     let goal = |goal, what, against, measured, unit, limit| Comparison {
@@ -263,6 +264,46 @@ pub(crate) fn goals(results: &Results) -> Vec<Comparison> {
             difference(crr("ours-conntrack"), crr("conntrack")),
             "µs",
             AtMost(3.5),
+        ),
+        goal(
+            "A1",
+            "matrix of 1,000 workloads under 400 policies, processor",
+            "",
+            analyzer("matrix/1000x400/processor"),
+            "ms",
+            AtMost(500.0),
+        ),
+        goal(
+            "A1",
+            "the same, memory at its peak",
+            "",
+            analyzer("matrix/1000x400/memory"),
+            "MB",
+            AtMost(150.0),
+        ),
+        goal(
+            "A2",
+            "matrix of 10,000 pods under 2,000 policies, processor",
+            "",
+            analyzer("matrix/10000x2000/processor"),
+            "ms",
+            AtMost(3000.0),
+        ),
+        goal(
+            "A3",
+            "why for one of their pairs, processor, added",
+            "reading the same input",
+            results.added("analyzer", "why/10000x2000/processor"),
+            "ms",
+            AtMost(50.0),
+        ),
+        goal(
+            "A4",
+            "lint of 10,000 policies, processor",
+            "",
+            analyzer("lint/10000x10000/processor"),
+            "ms",
+            AtMost(5000.0),
         ),
     ]
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 /// One quantity, measured several times. Written as one line of JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Record {
-    /// Which benchmark: `compiler`, `latency`, `verdict` or `wire`.
+    /// Which benchmark: `analyzer`, `compiler`, `latency`, `verdict` or `wire`.
     pub(crate) suite: String,
     /// What was measured, and of what: `tcp_rr/ours-tcx`.
     pub(crate) name: String,

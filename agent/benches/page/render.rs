@@ -53,7 +53,7 @@ const QUANTITIES: [(&str, &str, bool); 7] = [
 
 const INTRODUCTION: &str = "# Benchmarks
 
-Written by `make bench` from the JSON beside it, which keeps what every round measured: [wire](wire.jsonl), [verdict](verdict.jsonl), [latency](latency.jsonl), [compiler](compiler.jsonl), [machine](machine.json).
+Written by `make bench` from the JSON beside it, which keeps what every round measured: [wire](wire.jsonl), [verdict](verdict.jsonl), [latency](latency.jsonl), [compiler](compiler.jsonl), [analyzer](analyzer.jsonl), [machine](machine.json).
 Ratios and differences hold within this run; absolute numbers hold for this machine.
 
 `make bench` takes less than twenty minutes, `NETPOL_BENCH_QUICK=1 make bench` about five.
@@ -105,6 +105,16 @@ What one node's tables take, from nothing and after one change, beside the evalu
 `10000x1000` stands for 10,000 pods and 1,000 policies.
 ";
 
+const ANALYZER: &str = "
+## Answers about large clusters
+
+`cargo bench -p analyzer-cli --no-default-features --bench answers`.
+
+What `netpol-analyze` takes from its start to its end, in time and of a processor's time, beside reading the same input and nothing else; commands take turns.
+`10000x2000` stands for 10,000 pods, ten of a workload, and 2,000 policies, made by `netpol-analyze generate`; `diff` reads two such clusters, of which one has another port in some policies.
+What every pair of pods would take, asked about one by one, is estimated from the pairs of a hundred pods.
+";
+
 /// The page and its pictures, by file name.
 pub(crate) fn render(results: &Results) -> Vec<(String, String)> {
     let mut page = INTRODUCTION.to_owned();
@@ -126,6 +136,10 @@ pub(crate) fn render(results: &Results) -> Vec<(String, String)> {
     if results.suite("compiler").next().is_some() {
         page += COMPILER;
         compiler(&mut page, &mut files, results);
+    }
+    if results.suite("analyzer").next().is_some() {
+        page += ANALYZER;
+        compared(&mut page, results.suite("analyzer"));
     }
     files.push(("README.md".to_owned(), page));
     files
@@ -364,8 +378,13 @@ fn compiler(page: &mut String, files: &mut Vec<(String, String)>, results: &Resu
         "Following one change, p50",
         &changes,
     );
+    compared(page, results.suite("compiler"));
+}
+
+/// A table of quantities, each beside its baseline.
+fn compared<'r>(page: &mut String, records: impl Iterator<Item = &'r Record>) {
     *page += "\n| what | | | compared with |\n|---|---|---|---|\n";
-    for record in results.suite("compiler") {
+    for record in records {
         let Record { name, unit, .. } = record;
         let (value, unit) = match record.milliseconds() {
             Some(time) => (time, "ms"),

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::record::{Record, median};
 
 /// Suites, in the order of the page.
-pub(crate) const SUITES: [&str; 4] = ["wire", "verdict", "latency", "compiler"];
+pub(crate) const SUITES: [&str; 5] = ["wire", "verdict", "latency", "compiler", "analyzer"];
 
 /// Everything a page is made of.
 #[derive(Clone, Debug, Default)]

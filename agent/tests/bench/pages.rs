@@ -54,6 +54,14 @@ fn example() -> Vec<String> {
         alone("latency", "policy-change/20-pods/p99", "ms", 400.0),
         alone("latency", "policy-change/1000-pods/p99", "ms", 40.0),
         alone("compiler", "node/compile/10000x10000 Realistic", "ms", 85.0),
+        alone("analyzer", "matrix/1000x400/processor", "ms", 300.0),
+        line(
+            "analyzer",
+            "why/10000x2000/processor",
+            "ms",
+            &[900.0, 990.0, 910.0],
+            &[800.0, 900.0, 820.0],
+        ),
         alone(
             "compiler",
             "100000x10000 Realistic: policy of a pod of the node changed, p50",
@@ -87,6 +95,8 @@ fn goals_are_told_met_missed_and_not_measured() {
         "| G6 | request and response, added per hook | empty programs | 62.5 ns | ≤ 80.0 ns | met |",
         "| G10 | a changed policy until the node's tables are new, p50 |  | 2.00 ms | ≤ 1.00 ms | **missed** |",
         "| G12 | a policy from the API server to the wire, p99 |  | 40.0 ms | ≤ 250 ms | met |",
+        "| A1 | matrix of 1,000 workloads under 400 policies, processor |  | 300 ms | ≤ 500 ms | met |",
+        "| A3 | why for one of their pairs, processor, added | reading the same input | 90.0 ms | ≤ 50.0 ms | **missed** |",
         "| kube-router's layout, iptables, 10 | 4.00 |  |  |  |  |",
         "| CPU | one \\| two |",
     ] {
@@ -97,8 +107,9 @@ fn goals_are_told_met_missed_and_not_measured() {
 #[test]
 fn every_goal_has_a_row() {
     let page = page(&[]);
-    for goal in 1..=14 {
-        assert!(page.contains(&format!("\n| G{goal} |")), "G{goal}\n{page}");
+    let goals_of = |letter, last| (1..=last).map(move |goal| format!("{letter}{goal}"));
+    for goal in goals_of("G", 14).chain(goals_of("A", 4)) {
+        assert!(page.contains(&format!("\n| {goal} |")), "{goal}\n{page}");
     }
     assert!(!page.contains("missed"), "{page}");
     assert!(
