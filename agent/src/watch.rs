@@ -3,7 +3,9 @@
 //!
 //! One task per kind turns a watch into [`Event`]s. A task never gives up: errors are reported and
 //! retried with growing pauses while the index keeps what it has. Kinds that a CustomResourceDefinition
-//! brings are looked for until they appear, and given up when they disappear.
+//! brings are read as soon as they appear, and given up when they disappear.
+
+mod definition;
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -58,7 +60,7 @@ pub enum Trouble {
 pub struct Settings {
     /// Ask for the initial objects as part of the watch (streaming lists), where the server can.
     pub streaming: bool,
-    /// How often to look for kinds the cluster lacks.
+    /// How often to look for kinds the cluster lacks, where their definitions cannot be watched.
     pub discovery: Duration,
     /// How long a server keeps a quiet watch open; also bounds how long a dead connection goes
     /// unnoticed.
@@ -138,7 +140,7 @@ impl Source {
             let ended = if self.kind.is_optional() {
                 match timeout(DISCOVERY_PATIENCE, self.is_served()).await {
                     Ok(Ok(true)) => self.follow::<KIND>(&mut backoff, streaming).await,
-                    Ok(Ok(false)) => self.absent().await,
+                    Ok(Ok(false)) => self.absent(&mut backoff).await,
                     Ok(Err(error)) => {
                         let pause = self.pause(&error, api_code(&error), &mut backoff);
                         pause.await.map(|()| Ended::Again)
@@ -253,10 +255,15 @@ impl Source {
         }
     }
 
-    async fn absent(&self) -> Result<Ended, Closed> {
+    /// Reports that the cluster lacks the kind, and waits until it may have it.
+    async fn absent(&self, backoff: &mut Backoff) -> Result<Ended, Closed> {
         self.send(Event::Absent(self.kind)).await?;
-        self.sleep(shortened(self.settings.discovery, 0.2)).await?;
-        Ok(Ended::Again)
+        let (client, quiet) = (&self.client, self.settings.timeout);
+        tokio::select! {
+            () = definition::news(client, self.kind, quiet, backoff) => Ok(Ended::Again),
+            () = sleep(shortened(self.settings.discovery, 0.2)) => Ok(Ended::Again),
+            () = self.events.closed() => Err(Closed),
+        }
     }
 
     /// Reports `error` and waits a while.

@@ -111,6 +111,11 @@ impl Kind {
         }
     }
 
+    /// Name of the CustomResourceDefinition that brings the kind, where one does.
+    pub fn definition(self) -> String {
+        format!("{}.{}", self.plural(), self.group())
+    }
+
     /// Whether a cluster may lack the kind, because a CustomResourceDefinition brings it.
     pub const fn is_optional(self) -> bool {
         match self {

@@ -46,7 +46,8 @@ pub struct KubernetesArgs {
     /// Ask for the initial objects as part of a watch; servers that cannot are listed anyway.
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub streaming_lists: bool,
-    /// Seconds between two looks for kinds that the cluster lacks.
+    /// Seconds between two looks for kinds that the cluster lacks, where their definitions may not be
+    /// watched.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub discovery_interval: u64,
     /// Seconds between two rounds of status writes.

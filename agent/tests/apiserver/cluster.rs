@@ -110,15 +110,28 @@ impl Cluster {
     /// Installs the CRDs of policy.networking.k8s.io from the shared folder, and says whether that was
     /// possible.
     pub(crate) async fn install_policy_crds(&self, channel: &str) -> bool {
-        let Some(files) = policy_crds(channel) else {
+        let Some(crds) = policy_crds(channel) else {
             println!("skipped: the upstream CRDs are not beside the project");
             return false;
         };
-        for file in files {
-            let crd: Value = serde_yaml::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+        for crd in crds {
             self.install_crd(&crd).await;
         }
         true
+    }
+
+    /// Removes what [`Cluster::install_policy_crds`] has installed, and waits until it is gone.
+    pub(crate) async fn remove_policy_crds(&self, channel: &str) {
+        let crds = policy_crds(channel).unwrap();
+        for crd in &crds {
+            self.delete(crd).await;
+        }
+        for crd in &crds {
+            eventually("removed", async || {
+                self.get(crd).await.is_none().then_some(())
+            })
+            .await;
+        }
     }
 
     /// Installs the CRD of the nodes' reports.
@@ -243,7 +256,7 @@ pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Opti
     answer.unwrap_or_else(|late| panic!("{what}: {late}"))
 }
 
-fn policy_crds(channel: &str) -> Option<Vec<PathBuf>> {
+fn policy_crds(channel: &str) -> Option<Vec<Value>> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/crds");
     let entries = fs::read_dir(folder).ok()?;
     let paths = entries.map(|entry| entry.unwrap().path());
@@ -256,5 +269,7 @@ fn policy_crds(channel: &str) -> Option<Vec<PathBuf>> {
         .collect();
     files.sort();
     assert_eq!(files.len(), 3, "{files:?}");
-    Some(files)
+    let texts = files.iter().map(|file| fs::read_to_string(file).unwrap());
+    let crds = texts.map(|text| serde_yaml::from_str(&text).unwrap());
+    Some(crds.collect())
 }

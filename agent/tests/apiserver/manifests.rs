@@ -5,6 +5,8 @@
 use std::{fs, path::Path};
 
 use agent::kubernetes::LEASE;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::{Api, api::ListParams};
 use serde_json::{Value, json};
 
 use crate::{
@@ -101,6 +103,12 @@ async fn the_rights_suffice_and_are_no_more_than_needed() {
         let refused = answer.is_err_and(|problem| problem.contains("is forbidden"));
         assert!(refused, "the agent may write {forbidden}");
     }
+    let definitions: Api<CustomResourceDefinition> = Api::all(plane.client_of("agent"));
+    for fields in ["", "metadata.name=nodeenforcements.netpol.internal"] {
+        let which = ListParams::default().fields(fields);
+        let refused = matches!(definitions.list(&which).await, Err(kube::Error::Api(status)) if status.code == 403);
+        assert!(refused, "the agent may read definitions with `{fields}`");
+    }
 }
 
 /// Has every object checked, with the namespaces among them in place.
@@ -120,7 +128,7 @@ async fn check(cluster: &Cluster, objects: &[Value]) {
 }
 
 /// The objects in the YAML files of a folder.
-fn objects(folder: &str) -> Vec<Value> {
+pub(crate) fn objects(folder: &str) -> Vec<Value> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("..")
         .join(folder);

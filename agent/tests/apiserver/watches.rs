@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Watches: the first reading, changes, late kinds, restarts, refusals.
 
-use serde_json::json;
+use std::time::Duration;
+
+use serde_json::{Value, json};
 
 use crate::{
     cluster::{Cluster, deny_from, eventually, network_policy, pod},
     control_plane::ControlPlane,
+    manifests::objects,
     node::{Node, knows, ready},
 };
 
@@ -89,28 +92,62 @@ async fn a_new_interface_is_closed_before_its_pod_is_known() {
 }
 
 #[tokio::test]
-async fn kinds_that_are_installed_later_count_from_then_on() {
+async fn kinds_count_from_when_they_are_installed() {
     let Some(plane) = ControlPlane::start().await else {
         return;
     };
     let cluster = Cluster::new(plane.client());
+    install_rights(&cluster, |_| true).await;
     let node = Node::new("n1");
-    let (running, _told) = node.start(&plane.client());
+    let mut config = node.config();
+    // Nobody comes upon them by chance.
+    config.watch.discovery = Duration::from_hours(24);
+    let (running, _told) = node.start_with(&config, &plane.client_of("agent"));
+    ready(&running).await;
+    for _ in 0..2 {
+        if !cluster.install_policy_crds("experimental").await {
+            return;
+        }
+        cluster.apply(&deny_from("guard", 10, "evil")).await;
+        knows(&running, 1).await;
+        cluster.remove_policy_crds("experimental").await;
+        knows(&running, 0).await;
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn kinds_whose_definitions_may_not_be_read_are_looked_for() {
+    let Some(plane) = ControlPlane::start().await else {
+        return;
+    };
+    let cluster = Cluster::new(plane.client());
+    let is_about_others = |rule: &Value| rule["resources"] != json!(["customresourcedefinitions"]);
+    install_rights(&cluster, is_about_others).await;
+    let node = Node::new("n1");
+    let (running, _told) = node.start(&plane.client_of("agent"));
     ready(&running).await;
     if !cluster.install_policy_crds("experimental").await {
         return;
     }
     cluster.apply(&deny_from("guard", 10, "evil")).await;
     knows(&running, 1).await;
-
-    // Their removal counts, too.
-    let crd = json!({
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {"name": "adminnetworkpolicies.policy.networking.k8s.io"},
-    });
-    cluster.delete(&crd).await;
-    knows(&running, 0).await;
     running.stop().await;
+}
+
+/// Gives the agent the rights in the manifests, as far as `keep` has their rules.
+async fn install_rights(cluster: &Cluster, keep: impl Fn(&Value) -> bool) {
+    cluster.namespace("netpol-system", &json!({})).await;
+    for mut object in objects("manifests/base") {
+        let group = object["apiVersion"].as_str().unwrap();
+        if !group.starts_with("rbac.authorization.k8s.io/") {
+            continue;
+        }
+        if object["kind"] == "ClusterRole" {
+            object["rules"].as_array_mut().unwrap().retain(&keep);
+        }
+        cluster.apply(&object).await;
+    }
 }
 
 #[tokio::test]
