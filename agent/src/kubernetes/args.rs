@@ -11,7 +11,8 @@ use std::{
 #[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
 pub struct KubernetesArgs {
     /// File of `flag: value` lines in YAML, named as the flags; flags on the command line come first.
-    /// It is read again on SIGHUP.
+    /// On SIGHUP it is read again: `local-node-egress` and `service-cidr` take effect at once, anything
+    /// else at the next start. A file with a mistake changes nothing.
     #[arg(long, value_name = "FILE", conflicts_with = "dir")]
     pub config: Option<PathBuf>,
     /// How to reach the API server; by default as the pod's ServiceAccount or as `KUBECONFIG` says.

@@ -37,17 +37,14 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut reload = signal(SignalKind::hangup())?;
         let running = start(&settings, &client, &host, kernel(&args.datapath))?;
-        let mut current = args.clone();
+        // What is in force is not what the file says by now.
+        let line = config_file::complete(std::env::args_os().collect())?;
         loop {
             tokio::select! {
                 _ = interrupt.recv() => break,
                 _ = terminate.recv() => break,
-                _ = reload.recv() => match reread(std::env::args_os().collect()) {
-                    Ok(next) => {
-                        running.update(Update::Options(options(&next))).await;
-                        note_unused(&current, &next);
-                        current = next;
-                    }
+                _ = reload.recv() => match reread(&line) {
+                    Ok(options) => running.update(Update::Options(options)).await,
                     Err(error) => tracing::error!("{error:#}; the settings in force stay"),
                 },
             }
@@ -111,24 +108,24 @@ fn options(args: &RunArgs) -> Options {
     }
 }
 
-/// The command line with what the configuration file says by now.
-fn reread(line: Vec<OsString>) -> Result<RunArgs> {
-    let line = config_file::complete(line)?;
-    match Args::try_parse_from(line)?.command {
-        Command::Run(args) => Ok(*args),
-        _ => Err(anyhow!("the configuration is another command's")),
-    }
-}
+/// The flags that take effect while the agent runs.
+const LIVE: [&str; 2] = ["local-node-egress", "service-cidr"];
 
-/// Names the settings that a running agent does not take up.
-fn note_unused(old: &RunArgs, new: &RunArgs) {
-    let mut with_old_options = new.clone();
-    with_old_options.datapath.local_node_egress = old.datapath.local_node_egress;
-    with_old_options
-        .datapath
-        .service_cidr
-        .clone_from(&old.datapath.service_cidr);
-    if with_old_options != *old {
-        tracing::warn!("some changed settings take effect only when the agent starts again");
+/// Reads the configuration file of an agent that was started with `line` again. Names the settings that
+/// a running agent does not take up.
+fn reread(line: &[OsString]) -> Result<Options> {
+    let next = config_file::complete(std::env::args_os().collect())?;
+    let changed = config_file::changed(line, &next)?;
+    let (live, rest): (Vec<_>, Vec<_>) =
+        (changed.into_iter()).partition(|flag| LIVE.contains(&flag.as_str()));
+    tracing::info!(differs = ?live, "the configuration was read again");
+    for flag in rest {
+        tracing::warn!(
+            "`{flag}` takes effect when the agent starts again, and stays as it is until then"
+        );
+    }
+    match Args::try_parse_from(next)?.command {
+        Command::Run(args) => Ok(options(&args)),
+        _ => Err(anyhow!("the configuration is another command's")),
     }
 }

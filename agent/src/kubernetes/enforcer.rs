@@ -371,6 +371,7 @@ impl<D: Datapath> Enforcer<D> {
                             "cannot publish whose interfaces are whose"
                         );
                     }
+                    self.keep_names();
                     self.tell();
                 }
             }
@@ -430,6 +431,7 @@ impl<D: Datapath> Enforcer<D> {
                 "cannot publish whose interfaces are whose"
             );
         }
+        self.keep_names();
         self.tell();
     }
 

@@ -12,7 +12,6 @@
 )]
 
 mod cluster;
-#[expect(dead_code, reason = "other suites include it, too")]
 mod control_plane;
 mod manifests;
 mod node;
@@ -21,6 +20,7 @@ mod shop;
 
 mod enforcement;
 mod faults;
+mod reload;
 mod rights;
 mod scale;
 mod status;

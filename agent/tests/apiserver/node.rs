@@ -118,7 +118,8 @@ impl Node {
         (running, told)
     }
 
-    fn pods(&self) -> PathBuf {
+    /// Where the namespaces of pods are pinned.
+    pub(crate) fn pods(&self) -> PathBuf {
         self.dir.path().join("pods")
     }
 }

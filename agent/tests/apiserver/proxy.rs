@@ -3,6 +3,7 @@
 
 use std::{io, net::Ipv4Addr, time::Duration};
 
+use agent::net::Netns;
 use kube::Client;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -51,6 +52,23 @@ impl Proxy {
     /// A proxy in front of `port` of this machine.
     async fn start(port: u16, weather: Weather) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        Self::serve(listener, port, weather)
+    }
+
+    /// A proxy in front of `port` of this machine for the programs in `netns`, where the loopback device
+    /// is up, at the same address.
+    pub(crate) fn inside(netns: &Netns, port: u16) -> Self {
+        let listener = netns.run(|| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)));
+        let listener = listener.unwrap();
+        listener.set_nonblocking(true).unwrap();
+        Self::serve(
+            TcpListener::from_std(listener).unwrap(),
+            port,
+            Weather::Fair,
+        )
+    }
+
+    fn serve(listener: TcpListener, port: u16, weather: Weather) -> Self {
         let address = listener.local_addr().unwrap();
         let (weather, told) = watch::channel(weather);
         let accepting = tokio::spawn(async move {
