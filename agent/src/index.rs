@@ -157,18 +157,19 @@ impl Index {
         }
     }
 
-    /// Tells what was known before the API server is heard. The index takes none of it for true, but what
-    /// it is told again is then held only once. Returns the same snapshot, of shared values.
-    #[must_use]
-    pub fn remember(&mut self, mut known: Snapshot) -> Snapshot {
-        let interner = &mut self.interner;
-        known.pods.edit(|pod| interner.pod(pod));
+    /// Makes a pod hold what it has in common with other pods once, with them.
+    pub fn share(&mut self, pod: &mut Pod) {
+        self.interner.pod(pod);
+    }
+
+    /// Tells what was known before the API server is heard, of pods that went through [`Index::share`]. The
+    /// index takes none of it for true, but what it is told again is then held only once.
+    pub fn remember(&mut self, known: &Snapshot) {
         self.former = Snapshot {
             pods: known.pods.clone(),
             network_policies: known.network_policies.clone(),
             ..Snapshot::default()
         };
-        known
     }
 
     /// The cluster as far as it has been told.

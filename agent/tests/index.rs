@@ -92,7 +92,9 @@ fn what_was_known_before_is_held_once_and_taken_for_nothing() {
     before.apply(Kind::NetworkPolicy, &network_policy("p", 1));
 
     let mut index = index();
-    let known = index.remember(before.snapshot().clone());
+    let mut known = before.snapshot().clone();
+    known.pods.edit(|pod| index.share(pod));
+    index.remember(&known);
     assert_eq!(&known, before.snapshot());
     assert_eq!(index.snapshot(), &Snapshot::default());
     shop(&mut index);

@@ -76,6 +76,8 @@ pub(super) struct Enforcer<D> {
     meter: measure::Meter,
     /// Why policies may not hold on this node.
     bypass: Option<String>,
+    /// Why what was kept for this start cannot be used.
+    lost: Option<String>,
     publish: watch::Sender<Arc<View>>,
     health: Health,
     metrics: Metrics,
@@ -128,6 +130,7 @@ impl<D: Datapath> Enforcer<D> {
             names: Names::default(),
             meter: measure::Meter::default(),
             bypass: None,
+            lost: None,
             publish,
             health,
             metrics,
@@ -501,20 +504,27 @@ impl<D: Datapath> Enforcer<D> {
     /// Puts the policies in force that were in force before the agent started.
     fn restore(&mut self) {
         let Some(keeper) = &self.keeper else { return };
-        match keeper.load() {
-            Ok(Some(snapshot)) => match self.engine.apply(self.index.remember(snapshot)) {
-                Ok(()) => {
-                    heap::give_back();
-                    self.measure_publication();
-                    info!("the last known policies are in force until the API server answers");
-                }
-                Err(error) => error!(
-                    error = chain(&error),
-                    "cannot enforce the last known policies"
-                ),
-            },
-            Ok(None) => {}
-            Err(error) => warn!(error = chain(&error), "the last known policies are lost"),
+        let snapshot = match keeper.load(|pod| self.index.share(pod)) {
+            Ok(Some(snapshot)) => snapshot,
+            Ok(None) => return,
+            Err(error) => {
+                let error = chain(&error);
+                error!(error, "the last known policies are lost");
+                self.lost = Some(format!("the last known policies are lost: {error}"));
+                return;
+            }
+        };
+        self.index.remember(&snapshot);
+        match self.engine.apply(snapshot) {
+            Ok(()) => {
+                heap::give_back();
+                self.measure_publication();
+                info!("the last known policies are in force until the API server answers");
+            }
+            Err(error) => error!(
+                error = chain(&error),
+                "cannot enforce the last known policies"
+            ),
         }
     }
 
@@ -523,6 +533,9 @@ impl<D: Datapath> Enforcer<D> {
         let engine = self.engine.report();
         let mut unready = report::unready(&self.index, engine);
         unready.extend(self.bypass.clone());
+        if !self.index.is_synced() {
+            unready.extend(self.lost.clone());
+        }
         self.metrics.ready.set(i64::from(unready.is_empty()));
         self.health.set_unready(unready);
         self.count();

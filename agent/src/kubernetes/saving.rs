@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use policy_compiler::Snapshot;
+use policy_compiler::{Snapshot, model::Pod};
 use tracing::{error, warn};
 
 use crate::{
@@ -47,9 +47,12 @@ impl Keeper {
         }
     }
 
-    /// What was kept, if anything was.
-    pub(super) fn load(&self) -> Result<Option<Snapshot>, BundleError> {
-        self.bundle.load(&self.node)
+    /// What was kept, if anything was; see [`Bundle::load`].
+    pub(super) fn load(
+        &self,
+        share: impl FnMut(&mut Pod),
+    ) -> Result<Option<Snapshot>, BundleError> {
+        self.bundle.load(&self.node, share)
     }
 
     /// Another snapshot is in force.

@@ -281,6 +281,40 @@ async fn a_disk_that_does_not_answer_holds_nothing_up() {
 }
 
 #[tokio::test]
+async fn a_bundle_that_is_cut_short_is_missed_and_not_used() {
+    let Some(mut plane) = ControlPlane::start().await else {
+        return;
+    };
+    let (_, node) = shop(&plane).await;
+    let (running, told) = node.start(&plane.client());
+    ready(&running).await;
+    enforces(&told, &["api", "db", "web"]).await;
+    running.stop().await;
+    plane.stop_apiserver();
+    // The last line is gone, and every policy with it for all that anybody can tell.
+    let file = node.config().bundle.unwrap().join("bundle.json");
+    let text = fs::read_to_string(&file).unwrap();
+    let (rest, _) = text.trim_end().rsplit_once('\n').unwrap();
+    fs::write(&file, format!("{rest}\n")).unwrap();
+
+    let (running, told) = node.start(&plane.client());
+    let lost = || {
+        let reasons = running.health.unready();
+        reasons.iter().any(|reason| {
+            reason.starts_with("the last known policies are lost: ")
+                && reason.contains("ends early")
+        })
+    };
+    eventually("told", async || lost().then_some(())).await;
+    assert_eq!(told.publications(), 0);
+    plane.start_apiserver().await;
+    ready(&running).await;
+    enforces(&told, &["api", "db", "web"]).await;
+    assert!(!lost());
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_report_that_is_lost_or_altered_comes_back() {
     let Some(plane) = ControlPlane::start().await else {
         return;
