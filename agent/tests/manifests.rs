@@ -83,6 +83,24 @@ fn the_agent_takes_its_arguments_and_its_configuration() {
 }
 
 #[test]
+fn every_capability_is_accounted_for() {
+    let daemonset: Value = serde_yaml::from_str(&read("base/daemonset.yaml")).unwrap();
+    let container = &daemonset["spec"]["template"]["spec"]["containers"][0];
+    let capabilities = &container["securityContext"]["capabilities"];
+    assert_eq!(capabilities["drop"], Value::from(vec!["ALL"]));
+    let readme = read("README.md");
+    let (_, told) = readme.split_once("\nCapabilities ").unwrap();
+    let (told, _) = told.split_once(", the host").unwrap();
+    let told: BTreeSet<&str> = told
+        .split(", ")
+        .flat_map(|names| names.split(" and "))
+        .collect();
+    let added = capabilities["add"].as_sequence().unwrap();
+    let added: BTreeSet<&str> = added.iter().map(|name| name.as_str().unwrap()).collect();
+    assert_eq!(told, added);
+}
+
+#[test]
 fn the_chart_carries_the_same_files() {
     for (chart, original) in [
         (
