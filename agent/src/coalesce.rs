@@ -16,6 +16,7 @@ pub struct Coalescer {
 
 #[derive(Clone, Copy, Debug)]
 struct Pending {
+    arrived: Instant,
     first: Instant,
     last: Instant,
     urgent: bool,
@@ -31,13 +32,17 @@ impl Coalescer {
         }
     }
 
-    /// Notes a change.
-    pub fn changed(&mut self, now: Instant, urgent: bool) {
+    /// Notes at `now` a change that came at `arrived`. How long it has waited to be noted makes no
+    /// difference to when it is due: those behind it are noted together with it.
+    pub fn changed(&mut self, arrived: Instant, now: Instant, urgent: bool) {
         let pending = self.pending.get_or_insert(Pending {
+            arrived,
             first: now,
             last: now,
             urgent,
         });
+        // Kinds have connections of their own, so they need not be noted in the order they came.
+        pending.arrived = pending.arrived.min(arrived);
         pending.last = now;
         pending.urgent |= urgent;
     }
@@ -53,11 +58,11 @@ impl Coalescer {
         })
     }
 
-    /// When the oldest change noted since the last call was noted, if the changes are due.
+    /// When the oldest change noted since the last call came, if the changes are due.
     pub fn take_due(&mut self, now: Instant) -> Option<Instant> {
         self.deadline()
             .is_some_and(|deadline| deadline <= now)
-            .then(|| self.pending.take().map(|pending| pending.first))
+            .then(|| self.pending.take().map(|pending| pending.arrived))
             .flatten()
     }
 }
@@ -88,7 +93,7 @@ mod tests {
     fn a_lone_change_waits_for_the_idle_time() {
         let start = Instant::now();
         let mut coalescer = Coalescer::default();
-        coalescer.changed(start, false);
+        coalescer.changed(start, start, false);
         assert_eq!(coalescer.take_due(start + ms(19)), None);
         assert_eq!(coalescer.take_due(start + ms(20)), Some(start));
         assert_eq!(coalescer.take_due(start + ms(40)), None);
@@ -99,7 +104,8 @@ mod tests {
         let start = Instant::now();
         let mut coalescer = Coalescer::default();
         for step in 0..20 {
-            coalescer.changed(start + ms(step * 10), false);
+            let now = start + ms(step * 10);
+            coalescer.changed(now, now, false);
             assert_eq!(coalescer.take_due(start + ms(step * 10)), None);
         }
         assert_eq!(coalescer.deadline(), Some(start + ms(200)));
@@ -110,8 +116,20 @@ mod tests {
     fn an_urgent_change_takes_the_waiting_ones_along() {
         let start = Instant::now();
         let mut coalescer = Coalescer::default();
-        coalescer.changed(start, false);
-        coalescer.changed(start + ms(5), true);
+        coalescer.changed(start, start, false);
+        coalescer.changed(start + ms(5), start + ms(5), true);
         assert_eq!(coalescer.take_due(start + ms(5)), Some(start));
+    }
+
+    #[test]
+    fn the_time_in_a_queue_counts_as_age_and_not_as_pause() {
+        let came = Instant::now();
+        let noted = came + ms(500);
+        let mut coalescer = Coalescer::default();
+        coalescer.changed(came + ms(400), noted, false);
+        coalescer.changed(came, noted, false);
+        assert_eq!(coalescer.deadline(), Some(noted + ms(20)));
+        assert_eq!(coalescer.take_due(noted + ms(19)), None);
+        assert_eq!(coalescer.take_due(noted + ms(20)), Some(came));
     }
 }

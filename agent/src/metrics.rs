@@ -36,7 +36,8 @@ pub struct Metrics {
     pub apply: Histogram,
     /// From snapshot to tables. `netpol_compile_seconds`
     pub compile: Histogram,
-    /// From the arrival of a change to its being in force. `netpol_policy_lag_seconds`
+    /// From the agent's reading a change from its connection to the API server to its being in force, for
+    /// the oldest change of each publication. `netpol_policy_lag_seconds`
     pub policy_lag: Histogram,
     /// Entries in use of each map. `netpol_map_entries`
     pub map_entries: Family<MapLabel, Gauge>,
@@ -207,7 +208,7 @@ impl Metrics {
         r.register_with_unit("apply", "From tables to maps", unit(), self.apply.clone());
         let help = "From snapshot to tables";
         r.register_with_unit("compile", help, unit(), self.compile.clone());
-        let help = "From the arrival of a change to its being in force";
+        let help = "From a change being read from the API server to its being in force";
         r.register_with_unit("policy_lag", help, unit(), self.policy_lag.clone());
         r.register("map_entries", "Entries in use", self.map_entries.clone());
         r.register(

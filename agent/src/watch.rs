@@ -10,7 +10,7 @@ mod definition;
 use std::{
     hash::{BuildHasher, RandomState},
     pin::pin,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::StreamExt;
@@ -44,6 +44,15 @@ pub enum Event {
     Trouble(Kind, Trouble),
     /// The kind can be read again, and nothing was missed.
     Recovered(Kind),
+}
+
+/// An event, and when it came.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// When the agent read it from its connection; it may have waited since.
+    pub at: Instant,
+    /// The event.
+    pub event: Event,
 }
 
 /// Why a kind cannot be read.
@@ -88,7 +97,7 @@ impl Default for Settings {
 }
 
 /// Watches `kind` until `events` is closed.
-pub async fn watch(kind: Kind, client: Client, settings: Settings, events: mpsc::Sender<Event>) {
+pub async fn watch(kind: Kind, client: Client, settings: Settings, events: mpsc::Sender<Arrival>) {
     let span = info_span!("watch", %kind);
     let source = Source {
         kind,
@@ -129,7 +138,7 @@ struct Source {
     kind: Kind,
     client: Client,
     settings: Settings,
-    events: mpsc::Sender<Event>,
+    events: mpsc::Sender<Arrival>,
 }
 
 impl Source {
@@ -285,7 +294,9 @@ impl Source {
     }
 
     async fn send(&self, event: Event) -> Result<(), Closed> {
-        self.events.send(event).await.map_err(|_| Closed)
+        let at = Instant::now();
+        let arrival = Arrival { at, event };
+        self.events.send(arrival).await.map_err(|_| Closed)
     }
 
     async fn sleep(&self, pause: Duration) -> Result<(), Closed> {

@@ -33,12 +33,12 @@ use crate::{
     net::{Gate, HostLinks, Link, LinkEvent, Netns},
     pods,
     status::{findings::Survey, report::digest, writer::View},
-    watch::{Event, chain},
+    watch::{Arrival, Event, chain},
 };
 
 /// What the enforcer listens to.
 pub(super) struct Inbox {
-    pub(super) watched: mpsc::Receiver<Event>,
+    pub(super) watched: mpsc::Receiver<Arrival>,
     pub(super) asked: mpsc::Receiver<Question>,
     pub(super) updated: mpsc::Receiver<Update>,
     pub(super) surveyed: mpsc::Receiver<oneshot::Sender<Survey>>,
@@ -194,17 +194,17 @@ impl<D: Datapath> Enforcer<D> {
         others.into_iter().flatten().fold(regular, Instant::min)
     }
 
-    fn watched(&mut self, events: impl Iterator<Item = Event>) {
+    fn watched(&mut self, arrivals: impl Iterator<Item = Arrival>) {
         // Before everything has been read, how far it has come is worth telling.
         let mut is_news = !self.index.is_synced();
-        for event in events {
+        for Arrival { at, event } in arrivals {
             if let Event::Trouble(kind, _) = &event {
                 let label = KindLabel { kind: kind.name() };
                 self.metrics.watch_errors.get_or_create(&label).inc();
             }
             is_news |= matches!(event, Event::Trouble(..) | Event::Recovered(_));
             let effect = self.index.handle(event);
-            self.note(effect);
+            self.note(effect, at);
             is_news |= effect.records;
         }
         if is_news {
@@ -212,9 +212,11 @@ impl<D: Datapath> Enforcer<D> {
         }
     }
 
-    fn note(&mut self, effect: Effect) {
+    /// Takes note of what an event did that came at `arrived`.
+    fn note(&mut self, effect: Effect, arrived: Instant) {
         if effect.changed {
-            self.coalescer.changed(Instant::now(), effect.urgent);
+            let now = Instant::now();
+            self.coalescer.changed(arrived, now, effect.urgent);
         }
         if effect.urgent {
             self.look_soon();
@@ -224,7 +226,7 @@ impl<D: Datapath> Enforcer<D> {
     fn update(&mut self, update: Update) {
         let Update::Options(options) = update;
         let effect = self.index.set_options(options);
-        self.note(effect);
+        self.note(effect, Instant::now());
     }
 
     fn link(&mut self, event: &LinkEvent) {
@@ -634,7 +636,12 @@ enum Next {
     Stop,
 }
 
-async fn next(due: Instant, inbox: &mut Inbox, links: &mut Links, batch: &mut Vec<Event>) -> Next {
+async fn next(
+    due: Instant,
+    inbox: &mut Inbox,
+    links: &mut Links,
+    batch: &mut Vec<Arrival>,
+) -> Next {
     tokio::select! {
         biased;
         () = inbox.stop.cancelled() => Next::Stop,
