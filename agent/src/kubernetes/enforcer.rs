@@ -64,6 +64,8 @@ pub(super) struct Enforcer<D> {
     keeper: Option<Keeper>,
     /// The engine has the cluster that the index holds, but for what changed since.
     has_cluster: bool,
+    /// How often the index has changed.
+    revision: u64,
     /// When to check the datapath next.
     turn: Instant,
     /// When to ask for the kernel's events next.
@@ -123,6 +125,7 @@ impl<D: Datapath> Enforcer<D> {
             interfaces: Interfaces::default(),
             look: None,
             has_cluster: false,
+            revision: 0,
             turn: Instant::now() + TURN,
             packets: Instant::now() + PACKETS,
             crowding: Vec::new(),
@@ -178,6 +181,7 @@ impl<D: Datapath> Enforcer<D> {
     fn survey(&self) -> Survey {
         let records = self.index.records().iter();
         Survey {
+            revision: self.revision,
             snapshot: self.index.snapshot().clone(),
             uids: records
                 .filter(|(policy, _)| policy.kind == PolicyKind::NetworkPolicy)
@@ -214,6 +218,9 @@ impl<D: Datapath> Enforcer<D> {
 
     /// Takes note of what an event did that came at `arrived`.
     fn note(&mut self, effect: Effect, arrived: Instant) {
+        if effect.changed || effect.records {
+            self.revision += 1;
+        }
         if effect.changed {
             let now = Instant::now();
             self.coalescer.changed(arrived, now, effect.urgent);

@@ -15,6 +15,9 @@ use crate::index::{PolicyRecord, Problem};
 /// The cluster as the lease holder looks at it.
 #[derive(Clone, Debug, Default)]
 pub struct Survey {
+    /// Which state of the cluster this is: of two surveys by one agent with the same number the snapshot
+    /// is the same.
+    pub revision: u64,
     /// The objects.
     pub snapshot: Snapshot,
     /// `metadata.uid` of every NetworkPolicy.
