@@ -18,7 +18,7 @@ use policy_ebpf_common::{
 };
 
 use crate::{
-    maps::{CONFIG, CT4, CT6, ENDPOINTS, Kernel, Scratch, scratch},
+    maps::{CONFIG, CT4, CT6, ENDPOINTS, Kernel, Scratch, recent, scratch},
     packet::Skb,
 };
 
@@ -407,6 +407,9 @@ extern "C" fn track(flow: u64, times: u64, what: u64) -> u32 {
         _ => Tracking::Forget,
     };
     if !matches!(tracking, Tracking::Look) {
+        if let Some(recent) = recent(id, direction, &scratch.packet) {
+            recent.clear();
+        }
         scratch.state = FlowState {
             last_seen: (times >> 32) as u32,
             generation: times as u32,

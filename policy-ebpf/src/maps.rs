@@ -18,6 +18,7 @@ use policy_ebpf_common::{
     flow::{Direction, fragment_key, key4_of_plain, key6_of_plain},
     lookup::Tables,
     parse::{Address, Packet},
+    recent::{Moment, RECENT_FLOWS, Recent, recent_index},
 };
 
 use crate::case;
@@ -78,6 +79,15 @@ pub(crate) static EVENTS: RingBuf = RingBuf::pinned(1 << 20, 0);
 #[map]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
+/// Copies in a row of [`RECENT`]: a page.
+const RECENT_ROW: u32 = 64;
+
+/// The flows that this processor has looked up lately. In rows, because every value of a per-CPU
+/// array is found through a pointer of its own.
+#[map]
+static RECENT: PerCpuArray<[Recent; RECENT_ROW as usize]> =
+    PerCpuArray::with_max_entries(RECENT_FLOWS / RECENT_ROW, 0);
+
 /// What a packet is judged with.
 pub(crate) struct Scratch {
     /// The packet at hand.
@@ -121,6 +131,19 @@ pub(crate) fn scratch() -> Option<&'static mut Scratch> {
     // `track` and `flow_of`. The kernel zeroes new maps, and zero is valid; later the slot holds what
     // was written by us.
     Some(unsafe { &mut *scratch })
+}
+
+/// The place of this processor's copy of a plain packet's flow.
+#[inline(always)]
+pub(crate) fn recent(
+    id: u32,
+    direction: Direction,
+    packet: &Packet,
+) -> Option<&'static mut Recent> {
+    let index = recent_index(id, direction, packet);
+    let row = RECENT.get_ptr_mut(index / RECENT_ROW)?;
+    // SAFETY: as for the scratch map; nobody holds a reference for longer than one lookup or note.
+    Some(unsafe { &mut (*row)[(index % RECENT_ROW) as usize] })
 }
 
 impl Tables for Kernel {
@@ -224,6 +247,31 @@ impl State for Kernel {
                 *key4 = key4_of_plain(id, direction, packet);
                 CT4.get(&*key4).copied()
             }
+        }
+    }
+
+    #[inline(always)]
+    fn recent_flow(
+        &self,
+        id: u32,
+        direction: Direction,
+        packet: &Packet,
+        moment: Moment,
+    ) -> Option<FlowState> {
+        recent(id, direction, packet)?.find(id, direction, packet, moment)
+    }
+
+    #[inline(always)]
+    fn note_flow(
+        &self,
+        id: u32,
+        direction: Direction,
+        packet: &Packet,
+        moment: Moment,
+        state: &FlowState,
+    ) {
+        if let Some(recent) = recent(id, direction, packet) {
+            recent.note(id, direction, packet, moment, state);
         }
     }
 

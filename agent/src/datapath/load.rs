@@ -34,6 +34,9 @@ const PROGRAMS: [&str; 7] = [
 /// Those that others than the loader use.
 const PINNED: [&str; 3] = ["gate_from_pod", "gate_to_pod", "clock"];
 
+/// Maps without a pin: what they hold is of use to the programs of one load only.
+const PRIVATE: [&str; 2] = ["SCRATCH", "RECENT"];
+
 /// Creates the maps that are not pinned yet with the sizes asked for, and loads the programs.
 /// Returns what the maps hold, which for maps that were there before is what they held.
 pub(super) fn load(
@@ -74,8 +77,8 @@ pub(super) fn pin_again(pins: &Pins, ebpf: &mut Ebpf) -> Result<(), DatapathErro
     }
     make_directories(pins)?;
     for (name, map) in ebpf.maps() {
-        // What aya makes of variables, and what is no program's business but one run's, has no pin.
-        if name.starts_with('.') || name == "SCRATCH" {
+        // Nor has what aya makes of variables.
+        if name.starts_with('.') || PRIVATE.contains(&name) {
             continue;
         }
         let path = pins.map(name);

@@ -6,6 +6,8 @@ use policy_ebpf_common::decide::Outcome::{
     Allowed, Denied, Established, Quarantined, Reply, Unenforced,
 };
 
+use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
+
 use super::{
     frames::{ACK, RST, SYN, echo, sctp, tcp, udp},
     lab::{Node, SELF, UPLINK, key, with_node},
@@ -127,6 +129,51 @@ fn a_change_of_policy_acts_on_the_next_packet() {
         // Forgotten, not just suspended.
         node.apply(DNS);
         assert_eq!(node.to("x/a", UPLINK, &answer), Denied);
+    });
+}
+
+#[test]
+fn a_busy_flow_is_judged_by_the_tables_of_now() {
+    with_node(|node| {
+        // On one processor, which then knows the flows without looking them up.
+        let mut processors = CpuSet::new();
+        processors.set(sched_getcpu());
+        sched_setaffinity(None, &processors).expect("affinity");
+        for (pod, peer) in [(A, PEER), ("fd00:1::1", "2001:db8::9")] {
+            let flows = [
+                (udp(pod, 4000, peer, 53), udp(peer, 53, pod, 4000)),
+                (
+                    tcp(pod, 4000, peer, 443, SYN),
+                    tcp(peer, 443, pod, 4000, SYN | ACK),
+                ),
+            ];
+            for _ in 0..2 {
+                node.apply(DNS);
+                for (opener, answer) in &flows {
+                    assert_eq!(node.to("x/a", UPLINK, &udp(peer, 53, pod, 9)), Denied);
+                    assert_eq!(node.from("x/a", opener), Allowed);
+                    for _ in 0..8 {
+                        assert_eq!(node.to("x/a", UPLINK, answer), Established);
+                    }
+                }
+                // Addresses and ports are those of a flow of the first pod.
+                node.apply(&format!(
+                    "{DNS}---\n{}",
+                    DNS.replace("namespace: x", "namespace: 'y'")
+                ));
+                for (_, answer) in &flows {
+                    assert_eq!(node.to("x/a", UPLINK, answer), Established);
+                    assert_eq!(node.to("x/a", UPLINK, answer), Established);
+                }
+                let (_, datagram) = &flows[0];
+                assert_eq!(node.to("y/a", UPLINK, datagram), Denied);
+                node.apply(NOTHING_OUT);
+                for (opener, answer) in &flows {
+                    assert_eq!(node.to("x/a", UPLINK, answer), Denied);
+                    assert_eq!(node.from("x/a", opener), Denied);
+                }
+            }
+        }
     });
 }
 

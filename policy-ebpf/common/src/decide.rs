@@ -24,6 +24,7 @@ use crate::{
     flow::{Direction, FRAGMENT_SECONDS, Source},
     lookup::{self, Bank, Peer, Port, Question, Tables},
     parse::{Address, Fragment, Frame, Kind, Packet},
+    recent::Moment,
 };
 
 pub use self::{
@@ -53,6 +54,27 @@ pub trait State {
     /// the kernel can do without a function call.
     fn flow_of_plain(&self, id: u32, direction: Direction, packet: &Packet) -> Option<FlowState> {
         self.flow(id, direction, packet)
+    }
+    /// What this processor still knows of the flow of such a packet. A hook for the kernel, where
+    /// looking a flow up costs more than the rest of a verdict.
+    fn recent_flow(
+        &self,
+        _id: u32,
+        _direction: Direction,
+        _packet: &Packet,
+        _moment: Moment,
+    ) -> Option<FlowState> {
+        None
+    }
+    /// Keeps what [`Self::flow_of_plain`] found for [`Self::recent_flow`].
+    fn note_flow(
+        &self,
+        _id: u32,
+        _direction: Direction,
+        _packet: &Packet,
+        _moment: Moment,
+        _state: &FlowState,
+    ) {
     }
     /// Remembers the flow of a packet.
     fn store_flow(&self, id: u32, direction: Direction, packet: &Packet, state: &FlowState);
@@ -248,16 +270,28 @@ impl<W: Tables + State> Court<'_, W> {
     /// The flow of a plain packet, if it stands on the tables of today and the packet is not worth a note.
     #[inline(always)]
     fn unchanged(&self, direction: Direction, packet: &Packet) -> Option<FlowState> {
-        let now = self.world.now();
-        let generation = self.bank.generation;
-        let state = self
-            .world
-            .flow_of_plain(self.endpoint.id, direction, packet)?;
+        let (id, hz) = (self.endpoint.id, self.config.hz);
+        let moment = Moment {
+            now: self.world.now(),
+            generation: self.bank.generation,
+            hz,
+        };
+        if !packet.closing
+            && let Some(state) = self.world.recent_flow(id, direction, packet, moment)
+        {
+            return Some(state);
+        }
+        let Moment {
+            now, generation, ..
+        } = moment;
+        let state = self.world.flow_of_plain(id, direction, packet)?;
         let unchanged = !state.is_expired(self.config, packet.protocol, now)
-            && state
-                .seen(direction, packet, generation, now, self.config.hz)
-                .is_none();
-        unchanged.then_some(state)
+            && state.seen(direction, packet, generation, now, hz).is_none();
+        if !unchanged {
+            return None;
+        }
+        self.world.note_flow(id, direction, packet, moment, &state);
+        Some(state)
     }
 
     /// What is known of a packet's flow: nothing that is worth anything unless the packet may belong

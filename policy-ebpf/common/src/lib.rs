@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0-only
 //! What the two halves of the datapath share: map layouts (`abi`), packet parsing (`parse`), the
-//! verdict decision (`decide`), connection tracking keys and rules (`flow`) and events (`event`).
+//! verdict decision (`decide`), connection tracking keys and rules (`flow`), copies of what was tracked
+//! (`recent`) and events (`event`).
 //!
 //! The same source runs in the kernel (through `policy-ebpf`) and on the host (in tests, in
 //! `netpol-agent explain` and in the property tests of `policy-compiler`).
@@ -17,3 +18,4 @@ pub mod event;
 pub mod flow;
 pub mod lookup;
 pub mod parse;
+pub mod recent;

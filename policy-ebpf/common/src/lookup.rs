@@ -79,24 +79,16 @@ impl Bank {
         Self::of(config, config.active)
     }
 
-    /// Bank 0, or bank 1 for any other `number`.
+    /// The bank that the lowest bit of `number` names.
     #[inline(always)]
-    pub fn of(config: &Config, number: u32) -> Self {
-        // Not by index: the verifier wants constant offsets.
-        if number == 0 {
-            Self {
-                number: 0,
-                row_chunks: config.row_chunks[0],
-                hosts6_mask: config.hosts6_mask[0],
-                generation: config.generation[0],
-            }
-        } else {
-            Self {
-                number: 1,
-                row_chunks: config.row_chunks[1],
-                hosts6_mask: config.hosts6_mask[1],
-                generation: config.generation[1],
-            }
+    pub const fn of(config: &Config, number: u32) -> Self {
+        let number = number & 1;
+        let place = number as usize;
+        Self {
+            number,
+            row_chunks: config.row_chunks[place],
+            hosts6_mask: config.hosts6_mask[place],
+            generation: config.generation[place],
         }
     }
 }
