@@ -167,6 +167,52 @@ async fn a_node_that_fails_is_named() {
 }
 
 #[tokio::test]
+async fn s71_of_two_nodes_that_fail_one_is_deleted() {
+    let Some((plane, cluster)) = prepare().await else {
+        return;
+    };
+    let guard = deny_from("guard", 10, "evil");
+    let (n1, n2) = (Node::new("n1"), Node::new("n2"));
+    let (first, told) = n1.start(&plane.client());
+    let (second, also_told) = n2.start(&plane.client());
+    for (running, told) in [(&first, &told), (&second, &also_told)] {
+        ready(running).await;
+        told.refuse(true);
+    }
+    cluster.apply(&guard).await;
+    // No pod of the nodes is under the policy: it is the namespace that makes them publish.
+    cluster.namespace("shop", &json!({"team": "a"})).await;
+    let failures = async |nodes: &str, count: usize| {
+        eventually(nodes, async || {
+            let (_, reason, message) = condition(&cluster, &guard, "Programmed").await?;
+            let named = message.matches(": PublishFailed (").count();
+            let same = message.starts_with(nodes) && reason == "PublishFailed";
+            (same && named == count).then_some(())
+        })
+        .await;
+    };
+    failures("0/2 nodes; ", 2).await;
+
+    second.stop().await;
+    cluster
+        .delete(&json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n2"}}))
+        .await;
+    failures("0/1 nodes; n1: ", 1).await;
+
+    // One field manager owns all of it, whoever wrote it.
+    let object = cluster.get(&guard).await.unwrap();
+    let managers: Vec<&Value> = object["metadata"]["managedFields"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|entry| entry["subresource"] == "status")
+        .map(|entry| &entry["manager"])
+        .collect();
+    assert_eq!(managers, ["netpol"]);
+    first.stop().await;
+}
+
+#[tokio::test]
 async fn what_cannot_be_enforced_as_written_is_said() {
     let Some((plane, cluster)) = prepare().await else {
         return;

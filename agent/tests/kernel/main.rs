@@ -9,6 +9,7 @@
 //! The datapath in the kernel. Needs root and a bpffs.
 
 mod corpus;
+mod crowd;
 mod evasion;
 mod frames;
 mod gate;
