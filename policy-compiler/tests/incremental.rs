@@ -17,7 +17,9 @@ use policy_compiler::{
         Applied, ClassId, Compiler, DecisionId, Delta, PortSetId, RowId, Scope, Tables, compile,
     },
     lower::{Capacity, EndpointImage, Image, ImagePeer, Lowered, Reasons},
-    model::{Direction, Family, PodKey, Protocol},
+    manifest,
+    model::{Direction, Family, Labels, Pod, PodKey, Protocol},
+    parse,
     portmap::PortMap,
     strategies::{Settings, change, interesting_addresses, interesting_ports, probe, snapshot},
 };
@@ -43,6 +45,47 @@ fn following_changes_is_compiling_from_scratch() {
 #[test]
 fn following_changes_of_crowded_worlds() {
     follow("incremental-crowded", Settings::crowded(), 300, 16);
+}
+
+/// Classes that are there between two publications only have no place in the rows of the second.
+#[test]
+fn classes_that_come_and_go_unseen_leave_nothing() {
+    let port = |number| {
+        format!(
+            "  - from: [{{podSelector: {{matchLabels: {{app: p{number}}}}}}}]\n    ports: [{{port: {number}}}]\n"
+        )
+    };
+    let text = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: a, namespace: x, labels: {{app: a}}}}\n\
+         spec: {{nodeName: {NODE}}}\nstatus: {{podIP: 10.0.0.1}}\n---\n\
+         apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: a, namespace: x}}\n\
+         spec:\n  podSelector: {{matchLabels: {{app: a}}}}\n  policyTypes: [Ingress, Egress]\n  egress: [{{}}]\n  ingress:\n{}",
+        (1..=80).map(port).collect::<String>()
+    );
+    let loaded = manifest::load([("world.yaml", text.as_str())], &parse::Settings::default());
+    let mut snapshot = loaded.snapshot;
+    let mut follower = Follower::new(&snapshot);
+    let pods = (1..=80_u8).map(|number| {
+        let like = snapshot.pods.values().next().expect("there is a pod");
+        let mut pod = Pod::clone(like);
+        pod.key = PodKey::new("x", &format!("p{number}"));
+        pod.labels = Labels::from_iter([("app", format!("p{number}"))]);
+        pod.node = None;
+        pod.addresses = vec![[10, 0, 1, number].into()];
+        Arc::new(pod)
+    });
+    let pods: Vec<Arc<Pod>> = pods.collect();
+    let come = pods.iter().map(|pod| Some(pod.clone()));
+    let go = pods.iter().map(|_| None);
+    for (pod, key) in come.chain(go).zip(pods.iter().chain(&pods)) {
+        let change = Change::Pod(key.key.clone(), pod);
+        snapshot.apply(change.clone());
+        follower.apply(&change);
+    }
+    let mut met = Coverage::default();
+    follower.catch_up(&mut met);
+    met.require("publications", &["image followed"]);
+    follower.check(&snapshot).expect("the image is the tables'");
 }
 
 #[track_caller]
@@ -272,7 +315,15 @@ impl Follower {
                     continue;
                 }
                 let decision = &tables.decisions[segment.value.0 as usize];
-                prop_assert_eq!(self.reasons.get(cell.reason()), Some(decision));
+                prop_assert_eq!(
+                    self.reasons.get(cell.reason()),
+                    Some(decision),
+                    "{:?} of {:?}, {:?} {}",
+                    direction,
+                    peer,
+                    segment.protocol,
+                    port
+                );
                 prop_assert_eq!(
                     cell.action() == Cell::ALLOW,
                     decision.verdict == Verdict::Allow

@@ -185,13 +185,14 @@ impl Lowered {
             }
         }
         for (RowId(row), class) in &delta.cells {
-            let port_set = tables.port_set(RowId(*row), *class);
-            let at = class.0 as usize;
-            let chunk = image
-                .rows
-                .get_mut(*row as usize * chunks_per_row + at / ROW_CHUNK);
-            if let Some(to) = chunk.and_then(|chunk| chunk.entries.get_mut(at % ROW_CHUNK)) {
-                *to = entry(ports, port_set);
+            let (chunk, at) = (class.0 as usize / ROW_CHUNK, class.0 as usize % ROW_CHUNK);
+            // A class that came and went since is beyond the row's end, where the next row begins.
+            if chunk >= chunks_per_row {
+                continue;
+            }
+            let chunk = image.rows.get_mut(*row as usize * chunks_per_row + chunk);
+            if let Some(to) = chunk.and_then(|chunk| chunk.entries.get_mut(at)) {
+                *to = entry(ports, tables.port_set(RowId(*row), *class));
             }
         }
         for key in &delta.pods {

@@ -96,8 +96,9 @@ impl Coverage {
         });
     }
 
+    /// All of `required` was met.
     #[track_caller]
-    fn require(&self, name: &str, required: &[&str]) {
+    pub(crate) fn require(&self, name: &str, required: &[&str]) {
         let missing: Vec<_> = required
             .iter()
             .filter(|what| !self.0.contains_key(*what))
