@@ -11,8 +11,8 @@ CRATES := --workspace --exclude policy-ebpf
 help: ## What there is to make
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
 
-setup: ## Install what is missing: compiler and linker for BPF, network tools
-	@.ci/setup
+setup: ## Install what is missing: compiler and linker for BPF, network tools, shells
+	@.ci/setup bpf network shells
 
 check: ## The fast loop: format, lints, unit tests, a small property run; no root
 	@.ci/setup bpf
@@ -22,7 +22,7 @@ check: ## The fast loop: format, lints, unit tests, a small property run; no roo
 	@$(ENV); NETPOL_PROPTEST_CASES=64 PROPTEST_CASES=64 $$CARGO test --quiet -p policy-compiler -p policy-ebpf-common
 
 test: ## Everything that exists, for real: run as root
-	@.ci/setup
+	@.ci/setup bpf network shells
 	@.ci/test
 
 demo: ## The shop on network namespaces: predicted beside measured

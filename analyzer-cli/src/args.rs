@@ -62,7 +62,7 @@ pub enum Command {
     Inputs,
     /// What a finding means
     Rule(RuleArgs),
-    /// Shell completions; those of bash complete namespaces and workloads, too, from -f
+    /// Shell completions; those of bash, zsh and fish complete namespaces and workloads, too, from -f
     Completions(CompletionsArgs),
     /// The manual page
     Man,

@@ -2,6 +2,7 @@
 //! What does the shell need to know? `completions` and `man`, from the definitions of the arguments.
 
 use clap::CommandFactory;
+use clap_complete::Shell;
 
 use crate::{
     Io,
@@ -18,60 +19,46 @@ pub fn completions(io: &Io<'_>, args: &CompletionsArgs) -> anyhow::Result<ExitSt
         "netpol-analyze",
         &mut script,
     );
-    let mut script = String::from_utf8_lossy(&script).into_owned();
-    if args.shell == clap_complete::Shell::Bash {
-        // The generator takes the hyphen of the program's name for the start of a subcommand in one of
-        // two places, after which no subcommand is ever found.
-        script = script.replace("netpol__subcmd__analyze", "netpol__analyze");
-        let main = script.split("()").next().unwrap_or_default().to_owned();
-        script.push_str(&BASH_NAMES.replace("WORDS_OF_THE_COMMAND_LINE", &main));
-    }
-    io.answer(&script)?;
+    let script = String::from_utf8_lossy(&script);
+    io.answer(&match args.shell {
+        Shell::Bash => bash(&script),
+        Shell::Zsh => zsh(&script),
+        Shell::Fish => script.into_owned() + include_str!("shell/names.fish"),
+        // Words of the command line only.
+        _ => script.into_owned(),
+    })?;
     Ok(ExitStatus::Success)
 }
 
-/// What bash adds to the words of the command line: names, from the input that it names so far. A
-/// cluster is never asked.
-const BASH_NAMES: &str = r#"
-_netpol_analyze_names() {
-    local -a input=()
-    local i
-    for ((i = 1; i < COMP_CWORD; i++)); do
-        case "${COMP_WORDS[i]}" in
-            -f|--file|-k|--kustomize|--helm|--values|--snapshot|--overlay)
-                [[ $((i + 1)) -lt COMP_CWORD ]] && input+=("${COMP_WORDS[i]}" "${COMP_WORDS[i + 1]}")
-                ;;
-        esac
-    done
-    "${COMP_WORDS[0]}" "${input[@]}" names "$@" 2>/dev/null
+/// Adds names to what bash completes.
+fn bash(script: &str) -> String {
+    // The generator takes the hyphen of the program's name for the start of a subcommand in one of two
+    // places, after which no subcommand is ever found.
+    let script = script.replace("netpol__subcmd__analyze", "netpol__analyze");
+    let main = script.split("()").next().unwrap_or_default();
+    let names = include_str!("shell/names.bash").replace("WORDS_OF_THE_COMMAND_LINE", main);
+    script.clone() + &names
 }
 
-_netpol_analyze_completed() {
-    local current="${COMP_WORDS[COMP_CWORD]}" word
-    case "${COMP_WORDS[COMP_CWORD - 1]}" in
-        -n|--namespace)
-            mapfile -t COMPREPLY < <(compgen -W "$(_netpol_analyze_names --namespaces)" -- "$current")
-            return
-            ;;
-    esac
-    WORDS_OF_THE_COMMAND_LINE "$@"
-    [[ "$current" == -* ]] && return
-    case "${COMP_WORDS[COMP_CWORD - 1]}" in
-        --controller|[!-]*) ;;
-        *) return ;;
-    esac
-    for word in "${COMP_WORDS[@]:1:COMP_CWORD - 1}"; do
-        case "$word" in
-            reach|why|explain|exposure)
-                mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -W "$(_netpol_analyze_names)" -- "$current")
-                return
-                ;;
-        esac
-    done
+/// Adds names to what zsh completes: where an argument is one, a function takes the place of files.
+fn zsh(script: &str) -> String {
+    const ENDS: [&str; 3] = ["':src --", "':dst --", "'::workload --"];
+    let completed = script.lines().map(|line| {
+        let line = line.replace(":NS:_default'", ":NS:_netpol-analyze_namespaces'");
+        let line = line.replace(":PODS:_default'", ":PODS:_netpol-analyze_ends'");
+        let names = ENDS.iter().any(|end| line.starts_with(end));
+        let line = match line.strip_suffix(":_default' \\").filter(|_| names) {
+            Some(end) => format!("{end}:_netpol-analyze_ends' \\"),
+            None => line,
+        };
+        line + "\n"
+    });
+    let script: String = completed.collect();
+    // Before anything runs: a script that the shell loads by itself completes at its end.
+    let start = "autoload -U is-at-least\n";
+    let names = include_str!("shell/names.zsh");
+    script.replacen(start, &format!("{start}{names}"), 1)
 }
-
-complete -F _netpol_analyze_completed -o bashdefault -o default netpol-analyze
-"#;
 
 /// Runs `man`: the page of the program, then one per command.
 pub fn man(io: &Io<'_>) -> anyhow::Result<ExitStatus> {
