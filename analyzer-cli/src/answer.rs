@@ -2,14 +2,16 @@
 //! What is the answer for one pair of ends? Verdict, exact ports, and what decided each side.
 
 mod json;
+mod many;
+mod told;
 
 use std::collections::BTreeSet;
 
 use policy_compiler::{
     Decision, Verdict,
     explain::Denial,
-    model::{Direction, Family, PortRange, family_of},
-    partial::{Connection, Evaluator, Outcome, Party},
+    model::{Direction, Family, PortRange, Protocol, family_of},
+    partial::{Evaluator, Party},
     portmap::PortSet,
     verdict::Endpoint,
 };
@@ -20,6 +22,8 @@ pub use json::{
     AnswerJson, At, Decided, PairJson, PortsJson, policy_name, ports_json, reason_name,
     verdict_name,
 };
+pub use many::{Kind, Many};
+use told::Told;
 
 /// The four verdicts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -112,12 +116,52 @@ impl Cell {
         }
     }
 
+    /// From what each direction says of the two ends, and what certainly gets through and what missing
+    /// facts decide, whether it was asked about or not.
+    fn of(
+        evaluator: &Evaluator<'_>,
+        [src, dst]: [&Group; 2],
+        [source, destination]: [&Party; 2],
+        family: Option<Family>,
+        asked: &PortSet,
+        (allowed, unknown): (PortSet, PortSet),
+        [egress, ingress]: [&Told; 2],
+    ) -> Self {
+        let mut assumptions = [egress.assumptions(), ingress.assumptions()].concat();
+        assumptions.sort_unstable();
+        assumptions.dedup();
+        Self {
+            src: src.name.clone(),
+            dst: dst.name.clone(),
+            family,
+            asked: asked.clone(),
+            allowed: allowed.intersection(asked),
+            unknown: unknown.intersection(asked),
+            egress: egress.side(evaluator, source, destination),
+            ingress: ingress.side(evaluator, destination, source),
+            assumptions,
+        }
+    }
+
+    /// A port that was asked about and that a direction does not admit; of `likely` ones, if it can be.
+    fn example_of_denial(&self, direction: Direction, likely: &PortSet) -> Option<(Protocol, u16)> {
+        let rest = self.asked.minus(&self.allowed).minus(&self.unknown);
+        let parts = self.side(direction).parts.iter();
+        parts
+            .filter(|(_, decision)| decision.verdict == Verdict::Deny)
+            .map(|(part, _)| part.intersection(&rest))
+            .find_map(|part| {
+                part.intersection(likely)
+                    .example()
+                    .or_else(|| part.example())
+            })
+    }
+
     fn same_answer(&self, that: &Self) -> bool {
-        let parts = |side: &Side| side.parts.clone();
         self.allowed == that.allowed
             && self.unknown == that.unknown
-            && parts(&self.egress) == parts(&that.egress)
-            && parts(&self.ingress) == parts(&that.ingress)
+            && self.egress.parts == that.egress.parts
+            && self.ingress.parts == that.ingress.parts
     }
 }
 
@@ -141,17 +185,21 @@ pub fn ask(
     dst: &Group,
     inquiry: &Inquiry<'_>,
 ) -> Vec<Cell> {
-    let mut cells = Vec::new();
-    for family in families(evaluator, &src.endpoint, &dst.endpoint, inquiry.family) {
-        cells.push(cell(evaluator, src, dst, family, inquiry));
-    }
+    let families = families(evaluator, &src.endpoint, &dst.endpoint, inquiry.family);
+    let families = families.into_iter();
+    let cells = families.map(|family| cell(evaluator, src, dst, family, inquiry));
+    told_apart(cells.collect(), inquiry.family)
+}
+
+/// One cell, if all families have the same answer and none was asked for.
+fn told_apart(mut cells: Vec<Cell>, wanted: Option<Family>) -> Vec<Cell> {
     if let [first, second] = cells.as_slice()
         && first.same_answer(second)
     {
         cells.truncate(1);
     }
     if let [only] = cells.as_mut_slice()
-        && inquiry.family.is_none()
+        && wanted.is_none()
     {
         only.family = None;
     }
@@ -169,14 +217,22 @@ pub fn families(
         return vec![wanted];
     }
     let of = |endpoint| families_of(evaluator, endpoint);
-    match (of(src), of(dst)) {
+    in_common(of(src).as_ref(), of(dst).as_ref())
+}
+
+/// The families in which two ends can meet that have addresses of these; `None` is not known.
+fn in_common(
+    src: Option<&BTreeSet<Family>>,
+    dst: Option<&BTreeSet<Family>>,
+) -> Vec<Option<Family>> {
+    match (src, dst) {
         (None, None) => vec![None],
-        (Some(known), None) | (None, Some(known)) => known.into_iter().map(Some).collect(),
+        (Some(known), None) | (None, Some(known)) => known.iter().copied().map(Some).collect(),
         (Some(src), Some(dst)) => {
-            let both: Vec<_> = src.intersection(&dst).copied().map(Some).collect();
+            let both: Vec<_> = src.intersection(dst).copied().map(Some).collect();
             // Ends that cannot meet still have policies; say what those say of the source's family.
             if both.is_empty() {
-                src.into_iter().map(Some).take(1).collect()
+                src.iter().copied().map(Some).take(1).collect()
             } else {
                 both
             }
@@ -209,26 +265,48 @@ fn cell(
 ) -> Cell {
     let source = evaluator.party(&src.endpoint, family);
     let destination = other_replica(evaluator.party(&dst.endpoint, family), &src.endpoint);
+    let ends = |direction| match direction {
+        Direction::Egress => (&source, &destination),
+        Direction::Ingress => (&destination, &source),
+    };
     let connection = evaluator.connection(&source, &destination, inquiry.via_service);
     let asked = dst.asked(evaluator.snapshot(), inquiry.ports);
-    from_connection(
+    let side = |direction| {
+        let (subject, peer) = ends(direction);
+        let otherwise = || {
+            let otherwise = evaluator.party_otherwise(&peer.asked, family);
+            evaluator.direction(direction, subject, &otherwise, inquiry.via_service)
+        };
+        let outcomes = connection.side(direction);
+        Told::new(
+            evaluator, direction, subject, peer, outcomes, otherwise, &asked,
+        )
+    };
+    let told = Direction::BOTH.map(side);
+    let gets_through = (connection.allowed(), connection.unknown());
+    let mut cell = Cell::of(
         evaluator,
-        (src.name.clone(), &source),
-        (dst.name.clone(), &destination),
-        &connection,
-        Cell {
-            src: String::new(),
-            dst: String::new(),
-            family,
-            asked,
-            allowed: PortSet::uniform(false),
-            unknown: PortSet::uniform(false),
-            egress: Side::default(),
-            ingress: Side::default(),
-            assumptions: Vec::new(),
-        },
-        inquiry,
-    )
+        [src, dst],
+        [&source, &destination],
+        family,
+        &asked,
+        gets_through,
+        told.each_ref(),
+    );
+    if inquiry.explain {
+        let own = own_ports(&destination);
+        for direction in Direction::BOTH {
+            let (subject, peer) = ends(direction);
+            let denied = cell.example_of_denial(direction, &own);
+            let denial = denied
+                .and_then(|at| evaluator.denial(direction, subject, peer, inquiry.via_service, at));
+            match direction {
+                Direction::Egress => cell.egress.denial = denial,
+                Direction::Ingress => cell.ingress.denial = denial,
+            }
+        }
+    }
+    cell
 }
 
 /// The pods of a workload without Pods are one endpoint; it talks to another of its replicas, because
@@ -245,79 +323,6 @@ pub fn other_replica(destination: Party, source: &Endpoint) -> Party {
     }
 }
 
-fn from_connection(
-    evaluator: &Evaluator<'_>,
-    (src, source): (String, &Party),
-    (dst, destination): (String, &Party),
-    connection: &Connection,
-    empty: Cell,
-    inquiry: &Inquiry<'_>,
-) -> Cell {
-    let asked = &empty.asked;
-    let allowed = connection.allowed().intersection(asked);
-    let unknown = connection.unknown().intersection(asked);
-    let rest = asked.minus(&allowed).minus(&unknown);
-    let mut assumptions = Vec::new();
-    let mut side = |direction| {
-        let (subject, peer) = match direction {
-            Direction::Egress => (source, destination),
-            Direction::Ingress => (destination, source),
-        };
-        let leaning = evaluator.leans_on(direction, subject, peer);
-        if leaning.blocks_match_pods {
-            let otherwise = evaluator.party_otherwise(&peer.asked, empty.family);
-            let otherwise =
-                evaluator.direction(direction, subject, &otherwise, inquiry.via_service);
-            if otherwise != *connection.side(direction) {
-                assumptions.push("ipblock-matches-pods");
-            }
-        }
-        if leaning.local_node_egress {
-            assumptions.push("local-node-egress");
-        }
-        let mut side = Side::default();
-        for (part, outcome) in grouped(connection, direction, asked) {
-            match outcome {
-                Outcome::Unknown(facts) => {
-                    let words = facts
-                        .iter()
-                        .map(|fact| evaluator.describe(*fact, subject, peer));
-                    side.unknown.push((part, words.collect()));
-                }
-                Outcome::Decided { .. } => {
-                    let decision = evaluator.decision(direction, subject, &outcome);
-                    side.parts.extend(decision.map(|decision| (part, decision)));
-                }
-            }
-        }
-        side.parts.sort_by_key(|(_, decision)| decision.verdict);
-        let own = own_ports(destination);
-        let denied = side
-            .parts
-            .iter()
-            .filter(|(_, decision)| decision.verdict == Verdict::Deny)
-            .map(|(part, _)| part.intersection(&rest))
-            .find_map(|part| part.intersection(&own).example().or_else(|| part.example()));
-        if let Some(at) = denied.filter(|_| inquiry.explain) {
-            side.denial = evaluator.denial(direction, subject, peer, inquiry.via_service, at);
-        }
-        side
-    };
-    let (egress, ingress) = (side(Direction::Egress), side(Direction::Ingress));
-    assumptions.sort_unstable();
-    assumptions.dedup();
-    Cell {
-        src,
-        dst,
-        allowed,
-        unknown,
-        egress,
-        ingress,
-        assumptions,
-        ..empty
-    }
-}
-
 /// The ports that a destination's containers declare: what is likely to be wanted.
 fn own_ports(destination: &Party) -> PortSet {
     let ports = destination
@@ -325,27 +330,4 @@ fn own_ports(destination: &Party) -> PortSet {
         .into_iter()
         .flat_map(|pod| pod.ports.iter());
     PortSet::of(ports.map(|port| (port.protocol, PortRange::single(port.number))))
-}
-
-/// The distinct outcomes of a direction within what is asked, in order of their first port.
-fn grouped(
-    connection: &Connection,
-    direction: Direction,
-    asked: &PortSet,
-) -> Vec<(PortSet, Outcome)> {
-    let map = connection.side(direction);
-    let mut outcomes: Vec<&Outcome> = Vec::new();
-    for (_, outcome) in map.runs() {
-        if !outcomes.contains(&outcome) {
-            outcomes.push(outcome);
-        }
-    }
-    outcomes
-        .into_iter()
-        .map(|outcome| {
-            let part = map.map(|at| at == outcome).intersection(asked);
-            (part, outcome.clone())
-        })
-        .filter(|(part, _)| !is_nothing(part))
-        .collect()
 }

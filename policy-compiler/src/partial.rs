@@ -23,8 +23,7 @@ use crate::{
 };
 
 pub use classes::Class;
-pub(crate) use grid::Alike;
-pub use grid::{Grid, Verdicts};
+pub use grid::{Alike, Grid, Verdicts};
 pub use index::{Evaluator, PolicyId, RuleId};
 pub use party::{Leaning, Party};
 

@@ -51,7 +51,8 @@ pub struct ServiceLeg {
 }
 
 impl Group {
-    fn of(endpoint: Endpoint) -> Self {
+    /// One end under its own name.
+    pub fn of(endpoint: Endpoint) -> Self {
         Self {
             name: endpoint.to_string(),
             endpoint,

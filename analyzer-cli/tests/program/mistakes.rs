@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Mistakes that tools of this kind are known for. Each test is named after what happens here instead.
 
-use super::{Run, analyze, cluster, network_policy, program, run};
+use super::{Run, analyze, cluster, network_policy, pod, program, run};
 
 fn reach(arguments: &[&str], manifests: &str) -> Run {
     let mut all = vec!["why", "-o", "json"];
@@ -165,6 +165,59 @@ fn a_named_port_means_the_same_to_every_command() {
         .map(|line| line.contains("\"verdict\":\"allowed\",\"egress\""))
         .collect();
     assert_eq!(verdicts, [true, false], "{}", replay.out);
+}
+
+/// Pods that no policy tells apart may still call different ports by one name.
+#[test]
+fn a_name_stands_for_each_pods_own_port() {
+    let pods = pod("c", "10.0.0.3").replace("8080", "9090")
+        + &pod("h", "192.168.0.1")
+            .replace("8080", "7070")
+            .replace("nodeName", "hostNetwork: true, nodeName");
+    let input = cluster(&pods);
+    for (dst, port) in [("t/b", 8080), ("t/c", 9090), ("t/h", 7070)] {
+        let expected = serde_json::json!([{"protocol": "TCP", "ports": [[port, port]]}]);
+        let alone = analyze(
+            &["reach", "t/a", dst, "--port", "web", "-o", "json"],
+            &input,
+        );
+        assert_eq!(alone.json()["allowed"], expected, "{dst}");
+        for by in ["pod", "workload"] {
+            let arguments = [
+                "matrix", "--expand", "--by", by, "--port", "web", "-o", "json",
+            ];
+            let matrix = analyze(&arguments, &input).json();
+            let cells = matrix["cells"].as_array().unwrap();
+            let cell = cells
+                .iter()
+                .find(|cell| cell["src"] == "t/a" && cell["dst"] == dst);
+            assert_eq!(cell.unwrap()["allowed"], expected, "{by}: {dst}");
+        }
+    }
+}
+
+/// Pods that no policy tells apart are asked about once, but what is missing is missing of each.
+#[test]
+fn missing_facts_are_those_of_the_pair() {
+    let policy = network_policy(
+        "p",
+        "{podSelector: {matchLabels: {app: b}}, policyTypes: [Ingress], ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8}}]}]}",
+    );
+    let replica = |name| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: t}}\nspec: {{containers: []}}\n"
+        )
+    };
+    let input = cluster(&(replica("r1") + &replica("r2") + &policy));
+    let matrix = analyze(&["matrix", "--expand", "-o", "json"], &input).json();
+    let cells = matrix["cells"].as_array().unwrap();
+    for src in ["t/r1", "t/r2"] {
+        let mut cells = cells.iter();
+        let cell = cells.find(|cell| cell["src"] == src && cell["dst"] == "t/b");
+        let alone = reach(&[src, "t/b"], &input).json();
+        assert_eq!(cell.unwrap()["unknown"], alone["unknown"], "{src}");
+        assert!(alone["unknown"].to_string().contains(src), "{alone}");
+    }
 }
 
 #[test]

@@ -68,9 +68,9 @@ impl Table {
     }
 }
 
-/// Two numbers per direction; pairs of ends with equal ones get equal verdicts from every completion of
-/// the facts that are missing.
-pub(crate) type Alike = [Option<(usize, u32)>; 2];
+/// Two numbers for the source's side and two for the destination's. Where those of a side are equal, the
+/// same rules decide in the same way, whatever the facts that are missing turn out to be.
+pub type Alike = [Option<(usize, u32)>; 2];
 
 impl Grid {
     /// The partitions of the source's and the destination's side, by number. An end paired with itself,
@@ -84,7 +84,7 @@ impl Grid {
     }
 
     /// What all that plays a part for a pair of ends is numbered.
-    pub(crate) fn alike(&self, source: usize, destination: usize) -> Alike {
+    pub fn alike(&self, source: usize, destination: usize) -> Alike {
         [
             self.egress.alike(source, destination),
             self.ingress.alike(destination, source),

@@ -2,14 +2,15 @@
 //! How is connectivity shown to people who do not run programs? One page, without anything from
 //! elsewhere: the picture, a matrix whose cells tell their reason, and what each rule decides.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 
 use policy_compiler::{model::Direction, partial::Evaluator};
-use serde_json::{Map, Value, json};
+use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
 
 use super::super::matrix::Matrix;
 use crate::{
-    answer::{self, Inquiry, PairJson},
+    answer::{Cell, Kind, Many, PairJson},
     flow::{Group, PortQuery, internet},
     load::World,
     render::table::{brief, escape_xml},
@@ -20,7 +21,7 @@ pub fn page(world: &World, evaluator: &Evaluator<'_>, picture: &str) -> serde_js
     let data = Data::of(evaluator)?;
     let snapshot = &world.loaded.snapshot;
     // `</script>` in a name would end the data.
-    let text = serde_json::to_string(&data.json(snapshot))?.replace('<', "\\u003c");
+    let text = data.json(snapshot)?.replace('<', "\\u003c");
     Ok(format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
@@ -45,7 +46,9 @@ pub fn page(world: &World, evaluator: &Evaluator<'_>, picture: &str) -> serde_js
 /// What the page's script shows.
 struct Data {
     groups: Vec<Value>,
-    cells: Map<String, Value>,
+    /// Source, destination and the number of an answer.
+    cells: Vec<(usize, usize, usize)>,
+    answers: Vec<Value>,
     /// Reasons are shared by many cells.
     reasons: Vec<Value>,
 }
@@ -53,77 +56,55 @@ struct Data {
 impl Data {
     fn of(evaluator: &Evaluator<'_>) -> serde_json::Result<Self> {
         let matrix = Matrix::new(evaluator, &PortQuery::All, false);
-        let mut groups: Vec<(Value, Vec<Group>)> = Vec::new();
+        let mut groups = Vec::new();
+        let mut ends: Vec<Vec<Group>> = Vec::new();
         for class in &matrix.classes {
-            let members = class.endpoints.iter().take(2).map(|endpoint| Group {
-                name: endpoint.to_string(),
-                endpoint: endpoint.clone(),
-                ranges: Vec::new(),
-                legs: Vec::new(),
-            });
             let name = match class.members.as_slice() {
                 [first, _, ..] => format!("{first} and {} more", class.members.len() - 1),
                 members => members.concat(),
             };
-            let about = json!({"name": name, "members": class.members});
-            groups.push((about, members.collect()));
+            groups.push(json!({"name": name, "members": class.members}));
+            let two = class.endpoints.iter().take(2);
+            ends.push(two.cloned().map(Group::of).collect());
         }
         for outside in internet(evaluator.snapshot()) {
-            let about = json!({"name": brief(&outside.name), "members": [outside.name]});
-            groups.push((about, vec![outside]));
+            groups.push(json!({"name": brief(&outside.name), "members": [outside.name]}));
+            ends.push(vec![outside]);
         }
-        let inquiry = Inquiry {
-            ports: &PortQuery::All,
-            family: None,
-            via_service: false,
-            explain: false,
+        let mut many = Many::new(evaluator, &ends, &PortQuery::All);
+        let mut answers = Answers {
+            evaluator,
+            known: HashMap::new(),
+            numbers: HashMap::new(),
+            list: Vec::new(),
+            reasons: Vec::new(),
         };
-        let mut numbers: BTreeMap<String, usize> = BTreeMap::new();
-        let (mut cells, mut reasons) = (Map::new(), Vec::new());
-        for (from, (_, sources)) in groups.iter().enumerate() {
-            for (to, (_, destinations)) in groups.iter().enumerate() {
-                // Inside a group, from one member to another.
-                let skip = usize::from(from == to && destinations.len() > 1);
-                let (Some(src), Some(dst)) = (sources.first(), destinations.get(skip)) else {
-                    continue;
-                };
-                if !src.ranges.is_empty() && !dst.ranges.is_empty() {
-                    continue;
+        let mut cells = Vec::new();
+        let inside = matrix.classes.len();
+        for from in 0..ends.len() {
+            for to in 0..ends.len() {
+                // Between two ranges of addresses there is nothing to say.
+                if from < inside || to < inside {
+                    cells.push((from, to, answers.number(&mut many, from, to)?));
                 }
-                let answers = answer::ask(evaluator, src, dst, &inquiry);
-                let pair = PairJson::new(evaluator, &src.name, &dst.name, &answers);
-                let mut pair = serde_json::to_value(pair)?;
-                let mut used = Vec::new();
-                for decided in pair["decided_by"].as_array().into_iter().flatten() {
-                    let number = numbers.entry(decided.to_string()).or_insert_with(|| {
-                        reasons.push(decided.clone());
-                        reasons.len() - 1
-                    });
-                    used.push(*number);
-                }
-                let unknown: BTreeSet<String> = pair["unknown"]
-                    .as_array()
-                    .into_iter()
-                    .flatten()
-                    .filter_map(|part| part["missing"].as_array())
-                    .flatten()
-                    .filter_map(|fact| fact.as_str().map(str::to_owned))
-                    .collect();
-                let cell = json!({
-                    "verdict": pair["verdict"].take(), "allowed": pair["allowed"].take(),
-                    "reasons": used, "unknown": unknown,
-                });
-                cells.insert(format!("{from} {to}"), cell);
             }
         }
         Ok(Self {
-            groups: groups.into_iter().map(|(about, _)| about).collect(),
+            groups,
             cells,
-            reasons,
+            answers: answers.list,
+            reasons: answers.reasons,
         })
     }
 
-    fn json(&self, snapshot: &policy_compiler::Snapshot) -> Value {
+    fn json(&self, snapshot: &policy_compiler::Snapshot) -> serde_json::Result<String> {
+        #[derive(Serialize)]
+        struct Page<'d> {
+            groups: &'d [Value],
+            cells: Cells<'d>,
+            reasons: &'d [Value],
+            rules: Vec<String>,
+        }
         let mut rules = Vec::new();
         for direction in Direction::BOTH {
             for policy in snapshot.network_policies.values() {
@@ -140,7 +121,81 @@ impl Data {
                 }
             }
         }
-        json!({"groups": self.groups, "cells": self.cells, "reasons": self.reasons, "rules": rules})
+        serde_json::to_string(&Page {
+            groups: &self.groups,
+            cells: Cells(self),
+            reasons: &self.reasons,
+            rules,
+        })
+    }
+}
+
+/// The answers by `source destination`.
+struct Cells<'d>(&'d Data);
+
+impl Serialize for Cells<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let cells = self.0.cells.iter().filter_map(|(from, to, answer)| {
+            Some((format!("{from} {to}"), self.0.answers.get(*answer)?))
+        });
+        serializer.collect_map(cells)
+    }
+}
+
+/// Answers and reasons so far, each once.
+struct Answers<'a, 's> {
+    evaluator: &'a Evaluator<'s>,
+    known: HashMap<Kind, usize>,
+    numbers: HashMap<String, usize>,
+    list: Vec<Value>,
+    reasons: Vec<Value>,
+}
+
+impl Answers<'_, '_> {
+    /// The number of the answer for a member of one class and a member of another.
+    fn number(
+        &mut self,
+        many: &mut Many<'_, '_>,
+        from: usize,
+        to: usize,
+    ) -> serde_json::Result<usize> {
+        let kind = many.kind(from, to);
+        if let Some(known) = kind.and_then(|kind| self.known.get(&kind)) {
+            return Ok(*known);
+        }
+        let answer = self.answer(&many.cells(from, to))?;
+        let number = self.list.len();
+        self.list.push(answer);
+        self.known.extend(kind.map(|kind| (kind, number)));
+        Ok(number)
+    }
+
+    fn answer(&mut self, cells: &[Cell]) -> serde_json::Result<Value> {
+        let (src, dst) = cells
+            .first()
+            .map_or(("", ""), |cell| (&cell.src, &cell.dst));
+        let pair = PairJson::new(self.evaluator, src, dst, cells);
+        let mut pair = serde_json::to_value(pair)?;
+        let mut used = Vec::new();
+        for decided in pair["decided_by"].as_array().into_iter().flatten() {
+            let number = self.numbers.entry(decided.to_string()).or_insert_with(|| {
+                self.reasons.push(decided.clone());
+                self.reasons.len() - 1
+            });
+            used.push(*number);
+        }
+        let unknown: BTreeSet<String> = pair["unknown"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|part| part["missing"].as_array())
+            .flatten()
+            .filter_map(|fact| fact.as_str().map(str::to_owned))
+            .collect();
+        Ok(json!({
+            "verdict": pair["verdict"].take(), "allowed": pair["allowed"].take(),
+            "reasons": used, "unknown": unknown,
+        }))
     }
 }
 

@@ -116,16 +116,17 @@ impl Matrix {
 
     /// Groups every endpoint, adds these ranges of addresses, and asks about every pair.
     pub fn with(evaluator: &Evaluator<'_>, port: &PortQuery, outside: &[Group]) -> Self {
-        let mut classes = classes(evaluator);
+        let mut classes = classes(evaluator, port);
         classes.extend(outside.iter().map(|group| external(evaluator, group)));
         let mut sets = Sets::default();
         let mut kinds = Kinds::default();
-        let mut pairs = Pairs::new(evaluator, &classes, port);
+        let asked = |class: &Class| class.asked(evaluator, port);
+        let mut pairs = Pairs::new(evaluator, &classes, &asked);
         let mut cells = Vec::with_capacity(classes.len() * classes.len());
         for (from, source) in classes.iter().enumerate() {
             for to in 0..classes.len() {
                 cells.push(if from == to {
-                    kinds.number(inside(evaluator, &mut sets, source, port))
+                    kinds.number(inside(evaluator, &mut sets, source, asked(source).as_ref()))
                 } else {
                     pairs.between(from, to, &mut sets, &mut kinds)
                 });
@@ -273,8 +274,12 @@ pub fn namespace_of(endpoint: &Endpoint) -> String {
 }
 
 /// What gets through from one member of a class to another.
-fn inside(evaluator: &Evaluator<'_>, sets: &mut Sets, class: &Class, port: &PortQuery) -> CellIds {
-    let asked = asked_of(class, port);
+fn inside(
+    evaluator: &Evaluator<'_>,
+    sets: &mut Sets,
+    class: &Class,
+    asked: Option<&PortSet>,
+) -> CellIds {
     let mut answers: Vec<(PortSet, PortSet)> = Vec::with_capacity(2);
     let possible = class.parties.iter().any(|seen| seen.party.has_family());
     for seen in &class.parties {
@@ -289,26 +294,12 @@ fn inside(evaluator: &Evaluator<'_>, sets: &mut Sets, class: &Class, port: &Port
             sibling = crate::answer::other_replica(seen.party.clone(), &seen.party.asked);
             &sibling
         };
-        answers.push(through(evaluator, &seen.party, target, asked.as_ref()));
+        answers.push(through(evaluator, &seen.party, target, asked));
         if !possible {
             break;
         }
     }
     merge_families(sets, answers)
-}
-
-/// The ports asked about toward a class; `None` is all.
-pub fn asked_of(destination: &Class, port: &PortQuery) -> Option<PortSet> {
-    match port {
-        PortQuery::All => None,
-        PortQuery::Ports(..) | PortQuery::Named(..) => {
-            let pod = destination
-                .parties
-                .first()
-                .and_then(|seen| seen.party.pod());
-            Some(port.toward(pod.map_or(&[][..], |pod| &pod.ports)))
-        }
-    }
 }
 
 /// What the families say, each of what gets through and what is unknown, as one cell.
@@ -337,10 +328,10 @@ pub fn merge_families(sets: &mut Sets, mut answers: Vec<(PortSet, PortSet)>) -> 
     }
 }
 
-/// The classes of all live pods.
-fn classes(evaluator: &Evaluator<'_>) -> Vec<Class> {
+/// The classes of all live pods, if a port is asked about.
+fn classes(evaluator: &Evaluator<'_>, port: &PortQuery) -> Vec<Class> {
     let families = known_families(evaluator);
-    let groups = alike(evaluator, &endpoints(evaluator));
+    let groups = alike(evaluator, &endpoints(evaluator), port);
     let mut classes: Vec<Class> = groups
         .into_iter()
         .map(|members| Class {
@@ -366,8 +357,13 @@ fn classes(evaluator: &Evaluator<'_>) -> Vec<Class> {
     classes
 }
 
-/// Pods and nodes that are alike in every family that pods have addresses of. Members are sorted.
-pub fn alike(evaluator: &Evaluator<'_>, endpoints: &[Endpoint]) -> Vec<Vec<Endpoint>> {
+/// Pods and nodes that are alike in every family that pods have addresses of, and that are asked about the
+/// same ports: what a name stands for is every pod's own. Members are sorted.
+pub fn alike(
+    evaluator: &Evaluator<'_>,
+    endpoints: &[Endpoint],
+    port: &PortQuery,
+) -> Vec<Vec<Endpoint>> {
     let mut keys: BTreeMap<Endpoint, Vec<usize>> = BTreeMap::new();
     for family in known_families(evaluator) {
         let classes = evaluator.classes(endpoints, family);
@@ -377,9 +373,16 @@ pub fn alike(evaluator: &Evaluator<'_>, endpoints: &[Endpoint]) -> Vec<Vec<Endpo
             }
         }
     }
-    let mut groups: BTreeMap<Vec<usize>, Vec<Endpoint>> = BTreeMap::new();
+    let mut questions: Vec<PortSet> = Vec::new();
+    let mut groups: BTreeMap<(Vec<usize>, usize), Vec<Endpoint>> = BTreeMap::new();
     for (endpoint, key) in keys {
-        groups.entry(key).or_default().push(endpoint);
+        let asked = Group::of(endpoint.clone()).asked(evaluator.snapshot(), port);
+        let known = questions.iter().position(|known| *known == asked);
+        let question = known.unwrap_or(questions.len());
+        if question == questions.len() {
+            questions.push(asked);
+        }
+        groups.entry((key, question)).or_default().push(endpoint);
     }
     groups.into_values().collect()
 }
@@ -423,6 +426,17 @@ fn external(evaluator: &Evaluator<'_>, group: &Group) -> Class {
 }
 
 impl Class {
+    /// The ports asked about toward the class; `None` is all.
+    fn asked(&self, evaluator: &Evaluator<'_>, port: &PortQuery) -> Option<PortSet> {
+        match port {
+            PortQuery::All => None,
+            PortQuery::Ports(..) | PortQuery::Named(..) => Some(match self.endpoints.first() {
+                Some(first) => Group::of(first.clone()).asked(evaluator.snapshot(), port),
+                None => port.toward(&[]),
+            }),
+        }
+    }
+
     /// The first member as the family of this number sees it.
     pub fn party(&self, family: usize) -> Option<&Party> {
         self.parties.get(family).map(|seen| &seen.party)

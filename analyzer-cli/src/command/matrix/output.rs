@@ -3,13 +3,15 @@
 //! should be.
 
 use std::{
+    collections::HashMap,
     fmt::Write as _,
     fs::File,
     io::{self, BufWriter, Write},
+    rc::Rc,
 };
 
 use anyhow::Context;
-use policy_compiler::{partial::Evaluator, portmap::PortSet};
+use policy_compiler::{partial::Evaluator, portmap::PortSet, verdict::Endpoint};
 use serde::Serialize;
 
 use super::{
@@ -18,7 +20,7 @@ use super::{
 };
 use crate::{
     API_VERSION, Io,
-    answer::{Inquiry, PairJson, PortsJson, ask, ports_json},
+    answer::{Cell, Inquiry, Kind, Many, PairJson, PortsJson, ask, ports_json},
     args::Tabular,
     flow::{Group, PortQuery, is_nothing, spell_ports},
     load::World,
@@ -69,34 +71,42 @@ pub fn expanded(
     ) {
         return expanded_names(io, matrix, format);
     }
-    let mut cells = Cells::begin(sink(io)?, format)?;
-    let inquiry = Inquiry {
-        ports: port,
-        family: None,
-        via_service: false,
-        explain: false,
+    let classes: Vec<Vec<Group>> = matrix.classes.iter().map(members).collect();
+    let names = classes
+        .iter()
+        .map(|members| quoted_all(members.iter().map(|it| &it.name)));
+    let names = names.collect::<Result<Vec<_>, _>>()?;
+    let mut bodies = Bodies {
+        evaluator,
+        many: Many::new(evaluator, &classes, port),
+        inquiry: Inquiry {
+            ports: port,
+            family: None,
+            via_service: false,
+            explain: false,
+        },
+        known: HashMap::new(),
     };
-    // Members of two classes all get the same answer, except from a pod to itself.
-    for source in &matrix.classes {
-        for destination in &matrix.classes {
-            if source.external && destination.external {
+    let mut cells = Cells::begin(sink(io)?, format)?;
+    let external = matrix.classes.iter().map(|class| class.external);
+    let classes = || classes.iter().zip(&names).zip(external.clone()).enumerate();
+    for (from, ((sources, source_names), leaves)) in classes() {
+        for (to, ((destinations, destination_names), arrives)) in classes() {
+            if leaves && arrives {
                 continue;
             }
-            let mut shared: Option<String> = None;
-            for (src, src_name) in members(source) {
-                for (dst, dst_name) in members(destination) {
-                    let itself = src_name == dst_name;
-                    let body = match shared.take() {
-                        Some(body) if !itself => body,
-                        other => {
-                            shared = other;
-                            body(evaluator, &src, &dst, &inquiry)?
+            let shared = bodies.between(from, to)?;
+            for (src, src_name) in sources.iter().zip(source_names) {
+                for (dst, dst_name) in destinations.iter().zip(destination_names) {
+                    let own;
+                    let body = match &shared {
+                        Some(shared) if src_name != dst_name => shared,
+                        Some(_) | None => {
+                            own = bodies.of(src, dst)?;
+                            &own
                         }
                     };
-                    cells.cell(&src_name, &dst_name, &body)?;
-                    if !itself {
-                        shared = Some(body);
-                    }
+                    cells.cell(src_name, dst_name, body)?;
                 }
             }
         }
@@ -104,21 +114,45 @@ pub fn expanded(
     cells.end()
 }
 
+/// What cells say beside the names of their ends.
+struct Bodies<'a, 's> {
+    evaluator: &'a Evaluator<'s>,
+    many: Many<'a, 's>,
+    inquiry: Inquiry<'a>,
+    known: HashMap<Kind, Rc<str>>,
+}
+
+impl Bodies<'_, '_> {
+    /// From any member of one class to any other of another; `None` if the words differ.
+    fn between(&mut self, from: usize, to: usize) -> anyhow::Result<Option<Rc<str>>> {
+        let Some(kind) = self.many.kind(from, to) else {
+            return Ok(None);
+        };
+        if let Some(known) = self.known.get(&kind) {
+            return Ok(Some(known.clone()));
+        }
+        let body = body(self.evaluator, &self.many.cells(from, to))?;
+        if self.known.len() == MOST_BODIES {
+            self.known.clear();
+        }
+        self.known.insert(kind, body.clone());
+        Ok(Some(body))
+    }
+
+    /// From one end to another.
+    fn of(&self, src: &Group, dst: &Group) -> anyhow::Result<Rc<str>> {
+        let cells = ask(self.evaluator, src, dst, &self.inquiry);
+        body(self.evaluator, &cells)
+    }
+}
+
+/// How many answers are kept for pairs of the same kind: about a hundred megabytes.
+const MOST_BODIES: usize = 100_000;
+
 /// A cell per pair of names, without what decided it.
 pub fn expanded_names(io: &Io<'_>, matrix: &Matrix, format: Tabular) -> anyhow::Result<()> {
-    let pairs = || {
-        matrix.numbered().flat_map(move |(from, to, kind)| {
-            let of = |class: usize| {
-                matrix
-                    .classes
-                    .get(class)
-                    .map_or(&[][..], |class| &class.members)
-            };
-            of(from)
-                .iter()
-                .flat_map(move |src| of(to).iter().map(move |dst| (src, dst, kind)))
-        })
-    };
+    let members = matrix.classes.iter().map(|class| class.members.clone());
+    let members: Vec<Vec<String>> = members.collect();
     let head = ["src", "dst", "verdict", "allowed", "unknown"]
         .map(str::to_owned)
         .to_vec();
@@ -126,28 +160,42 @@ pub fn expanded_names(io: &Io<'_>, matrix: &Matrix, format: Tabular) -> anyhow::
         Tabular::Json | Tabular::Jsonl | Tabular::Yaml => {
             let mut cells = Cells::begin(sink(io)?, format)?;
             let json = Json::new(matrix);
-            for (src, dst, kind) in pairs() {
+            let names = members.iter().map(quoted_all);
+            let names = names.collect::<Result<Vec<_>, _>>()?;
+            for (src, dst, kind) in pairs(matrix, &names) {
                 cells.cell(src, dst, json.body(kind))?;
             }
             cells.end()
         }
-        Tabular::Text | Tabular::Wide => named_rows(io, matrix, pairs(), &[], |rows| {
+        Tabular::Text | Tabular::Wide => named_rows(io, matrix, &members, &[], |rows| {
             let line = |row: &Vec<String>| format!("{}\n", row.join("  ").trim_end());
             rows.iter().map(line).collect()
         }),
-        Tabular::Csv => named_rows(io, matrix, pairs(), &[head], table::csv),
+        Tabular::Csv => named_rows(io, matrix, &members, &[head], table::csv),
         Tabular::Md => {
             let rule = vec!["---".to_owned(); head.len()];
-            named_rows(io, matrix, pairs(), &[head, rule], table::markdown_rows)
+            named_rows(io, matrix, &members, &[head, rule], table::markdown_rows)
         }
     }
 }
 
-/// The head, and a row per pair of names.
-fn named_rows<'m>(
+/// Two members and the number of what gets through between their classes.
+fn pairs<'m>(
+    matrix: &'m Matrix,
+    members: &'m [Vec<String>],
+) -> impl Iterator<Item = (&'m String, &'m String, usize)> {
+    let of = |class: usize| members.get(class).map_or(&[][..], Vec::as_slice);
+    matrix.numbered().flat_map(move |(from, to, kind)| {
+        let from = of(from).iter();
+        from.flat_map(move |src| of(to).iter().map(move |dst| (src, dst, kind)))
+    })
+}
+
+/// The head, and a row per pair of members.
+fn named_rows(
     io: &Io<'_>,
     matrix: &Matrix,
-    pairs: impl Iterator<Item = (&'m String, &'m String, usize)>,
+    members: &[Vec<String>],
     head: &[Vec<String>],
     spell: impl Fn(&[Vec<String>]) -> String,
 ) -> anyhow::Result<()> {
@@ -167,7 +215,7 @@ fn named_rows<'m>(
             [word(matrix, *cell).to_owned(), allowed, unknown]
         })
         .collect();
-    for (src, dst, kind) in pairs {
+    for (src, dst, kind) in pairs(matrix, members) {
         let words = spelt.get(kind).into_iter().flatten();
         let cells = [src, dst].into_iter().chain(words);
         write!(out, "{}", spell(&[cells.cloned().collect()]))?;
@@ -198,14 +246,13 @@ impl Cells {
         })
     }
 
-    /// Adds a cell; `body` is what it says beside the names.
-    fn cell(&mut self, src: &str, dst: &str, body: &str) -> anyhow::Result<()> {
+    /// Adds a cell; the names are JSON, and `body` is what it says beside them.
+    fn cell(&mut self, src: &str, dst: &str, body: &str) -> io::Result<()> {
         let separator = if self.lines || self.count == 0 {
             ""
         } else {
             ","
         };
-        let (src, dst) = (quoted(src)?, quoted(dst)?);
         let end = if self.lines { "\n" } else { "" };
         write!(
             self.out,
@@ -299,26 +346,19 @@ impl Json {
 }
 
 /// The JSON of a pair of endpoints without the names, also in the cells of its families.
-fn body(
-    evaluator: &Evaluator<'_>,
-    src: &Group,
-    dst: &Group,
-    inquiry: &Inquiry<'_>,
-) -> anyhow::Result<String> {
-    let cells = ask(evaluator, src, dst, inquiry);
-    let pair = PairJson::new(evaluator, &src.name, &dst.name, &cells);
-    let names = format!(
-        "\"src\":{},\"dst\":{},",
-        quoted(&src.name)?,
-        quoted(&dst.name)?
-    );
+fn body(evaluator: &Evaluator<'_>, cells: &[Cell]) -> anyhow::Result<Rc<str>> {
+    let (src, dst) = cells
+        .first()
+        .map_or(("", ""), |cell| (&cell.src, &cell.dst));
+    let pair = PairJson::new(evaluator, src, dst, cells);
+    let names = format!("\"src\":{},\"dst\":{},", quoted(src)?, quoted(dst)?);
     let json = serde_json::to_string(&pair)?.replace(&names, "");
     let body = json.strip_prefix('{').and_then(|it| it.strip_suffix('}'));
-    Ok(body.unwrap_or_default().to_owned())
+    Ok(body.unwrap_or_default().into())
 }
 
-fn members(class: &Class) -> Vec<(Group, String)> {
-    let group = |endpoint: &policy_compiler::verdict::Endpoint, name: &str| Group {
+fn members(class: &Class) -> Vec<Group> {
+    let group = |endpoint: &Endpoint, name: &str| Group {
         name: name.to_owned(),
         endpoint: endpoint.clone(),
         ranges: Vec::new(),
@@ -326,18 +366,11 @@ fn members(class: &Class) -> Vec<(Group, String)> {
     };
     if class.external {
         let name = class.members.join(",");
-        let party = class.parties().next().map(|(_, party)| party.asked.clone());
-        return party
-            .into_iter()
-            .map(|endpoint| (group(&endpoint, &name), name.clone()))
-            .collect();
+        let party = class.parties().next().map(|(_, party)| &party.asked);
+        return party.map(|end| group(end, &name)).into_iter().collect();
     }
-    class
-        .endpoints
-        .iter()
-        .zip(&class.members)
-        .map(|(endpoint, name)| (group(endpoint, name), name.clone()))
-        .collect()
+    let ends = class.endpoints.iter().zip(&class.members);
+    ends.map(|(end, name)| group(end, name)).collect()
 }
 
 fn word(matrix: &Matrix, cell: CellIds) -> &'static str {
@@ -465,8 +498,12 @@ fn some_of(members: &[String], all: bool) -> String {
     }
 }
 
-fn quoted(text: &str) -> anyhow::Result<String> {
-    Ok(serde_json::to_string(text)?)
+fn quoted_all<'t>(texts: impl IntoIterator<Item = &'t String>) -> serde_json::Result<Vec<String>> {
+    texts.into_iter().map(|text| quoted(text)).collect()
+}
+
+fn quoted(text: &str) -> serde_json::Result<String> {
+    serde_json::to_string(text)
 }
 
 fn sink(io: &Io<'_>) -> anyhow::Result<Box<dyn Write>> {

@@ -9,8 +9,7 @@ use policy_compiler::{
     portmap::PortSet,
 };
 
-use super::classes::{Class, Kinds, Sets, asked_of, merge_families};
-use crate::flow::PortQuery;
+use super::classes::{Class, Kinds, Sets, merge_families};
 
 /// What the two sides say in one family: numbers of partitions.
 type Sides = (u32, u32);
@@ -28,8 +27,13 @@ pub struct Pairs {
 }
 
 impl Pairs {
-    /// Asks about every pair of classes, family by family.
-    pub fn new(evaluator: &Evaluator<'_>, classes: &[Class], port: &PortQuery) -> Self {
+    /// Asks about every pair of classes, family by family, and of the destination about what `asked` says;
+    /// `None` is everything.
+    pub fn new(
+        evaluator: &Evaluator<'_>,
+        classes: &[Class],
+        asked: &dyn Fn(&Class) -> Option<PortSet>,
+    ) -> Self {
         let count = classes.iter().map(|class| class.parties().count()).max();
         let grids = (0..count.unwrap_or_default()).map(|family| {
             let seen = classes.iter().filter_map(|class| class.party(family));
@@ -38,7 +42,7 @@ impl Pairs {
         });
         let mut questions: Vec<Option<PortSet>> = Vec::new();
         let asked = classes.iter().map(|class| {
-            let asked = asked_of(class, port);
+            let asked = asked(class);
             let known = questions.iter().position(|known| *known == asked);
             known.unwrap_or_else(|| {
                 questions.push(asked);

@@ -32,7 +32,7 @@ impl Alike {
             .collect();
         inside.sort();
         inside.dedup();
-        let classes = alike(evaluator, &inside);
+        let classes = alike(evaluator, &inside, &PortQuery::All);
         let class_of: BTreeMap<&Endpoint, usize> = classes
             .iter()
             .enumerate()

@@ -131,7 +131,7 @@ impl Question<'_> {
             .iter()
             .map(|pod| Endpoint::Pod(pod.0.clone()))
             .collect();
-        let classes = alike(self.evaluator, &ends);
+        let classes = alike(self.evaluator, &ends, &PortQuery::All);
         let class_of: BTreeMap<&Endpoint, usize> = classes
             .iter()
             .enumerate()
