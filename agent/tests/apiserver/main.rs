@@ -15,6 +15,7 @@ mod cluster;
 mod control_plane;
 mod manifests;
 mod node;
+mod overlays;
 mod proxy;
 mod shop;
 
