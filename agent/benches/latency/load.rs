@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent::{args::DatapathArgs, demo::Root, kubernetes, run::kernel, status::writer::Pace, watch};
+use agent::{
+    args::DatapathArgs, demo::Root, kubernetes, metrics::KindLabel, run::kernel,
+    status::writer::Pace, watch,
+};
 use kube::Config;
 use serde_json::json;
 
@@ -34,16 +37,24 @@ pub(crate) async fn measure(extent: &Extent, report: &mut Report) {
     for namespace in background::namespaces(extent.pods) {
         cluster.namespace(&namespace, &json!({})).await;
     }
-    plane.store((0..extent.pods).map(|number| background::pod(number, 0)));
-    plane.store((0..extent.policies).map(|number| background::policy(number, extent.pods)));
     // One pod in a thousand is the measured node's, so that it has something to enforce.
-    let local = (0..extent.pods).step_by(1000).map(|number| {
+    let pods = (0..extent.pods).map(|number| {
         let (key, mut pod) = background::pod(number, 0);
-        pod["spec"]["nodeName"] = json!("n1");
-        pod["status"] = json!({"phase": "Pending"});
+        if number.is_multiple_of(1000) {
+            pod["spec"]["nodeName"] = json!("n1");
+            pod["status"] = json!({"phase": "Pending"});
+        }
         (key, pod)
     });
-    plane.store(local);
+    plane.store(pods);
+    let policies = (0..extent.policies).map(|number| background::policy(number, extent.pods));
+    plane.store(policies);
+    let (pod, policy) = (extent.pods.checked_sub(1), extent.policies.checked_sub(1));
+    let pod = pod.map(|last| background::pod(last, 0).0);
+    let policy = policy.map(|last| background::policy(last, extent.pods).0);
+    for key in pod.iter().chain(&policy) {
+        plane.has_read(key).await;
+    }
 
     let started = Instant::now();
     let mut agent = Agent::start(&plane.config_of("admin").cluster_url.to_string());
@@ -186,8 +197,8 @@ impl Drop for Agent {
     }
 }
 
-/// Is the agent until its input ends.
-pub(crate) async fn agent(url: &str) {
+/// Is the agent of a cluster of this extent until its input ends.
+pub(crate) async fn agent(url: &str, extent: &Extent) {
     let path = format!("/run/netpol-bench-{}", std::process::id());
     let root = Root::claim(path.as_ref()).expect("a folder of one's own");
     let node = Node::new("n1");
@@ -207,8 +218,16 @@ pub(crate) async fn agent(url: &str) {
     let running = kubernetes::start(&config, &client, &node.netns, kernel(&datapath));
     let running = running.expect("an agent");
     // A large cluster takes a while to read.
-    let is_behind =
-        || !running.health.unready().is_empty() || running.view().borrow().report.is_none();
+    let knows = |kind, number| {
+        let known = running.metrics.objects.get_or_create(&KindLabel { kind });
+        known.get() >= i64::try_from(number).expect("a number of objects")
+    };
+    let is_behind = || {
+        !running.health.unready().is_empty()
+            || running.view().borrow().report.is_none()
+            || !knows("Pod", extent.pods)
+            || !knows("NetworkPolicy", extent.policies)
+    };
     while is_behind() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

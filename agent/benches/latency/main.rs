@@ -100,7 +100,7 @@ impl Extent {
 
 fn main() {
     if let Ok(url) = env::var(load::AGENT) {
-        return runtime().block_on(load::agent(&url));
+        return runtime().block_on(load::agent(&url, &Extent::from_env()));
     }
     // `cargo test` runs benchmarks, too, and wants them to end.
     if !env::args().any(|argument| argument == "--bench") {

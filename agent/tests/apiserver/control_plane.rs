@@ -11,7 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kube::{Client, Config, api::ListParams, config::AuthInfo};
+use kube::{
+    Client, Config,
+    api::{GetParams, ListParams},
+    config::AuthInfo,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -199,10 +203,35 @@ impl ControlPlane {
                 json!({"requestPut": {"key": base64(&key), "value": value}})
             })
             .collect();
-        // etcd takes 128 operations at once. What is put at once has one version, which only a server that
-        // nobody watches can cope with.
+        // etcd takes 128 operations at once. What is put at once has one version, so a watch that begins in
+        // the middle of it misses the rest: see `has_read`.
         for puts in puts.chunks(100) {
             self.etcd("kv/txn", &json!({"success": puts}).to_string());
+        }
+    }
+
+    /// Waits until the API server has what was stored under `key`, and with it everything that was stored
+    /// before under keys of its kind. Until then it begins watches with a part of them.
+    pub(crate) async fn has_read(&self, key: &str) {
+        let parts: Vec<&str> = key.split('/').collect();
+        let &["", "registry", resource, namespace, name] = parts.as_slice() else {
+            panic!("`{key}` is no key of an object in a namespace");
+        };
+        let root = match resource {
+            "pods" => "/api/v1",
+            "networkpolicies" => "/apis/networking.k8s.io/v1",
+            _ => panic!("where is `{resource}`?"),
+        };
+        let objects = kube::core::Request::new(format!("{root}/namespaces/{namespace}/{resource}"));
+        let client = self.client();
+        let deadline = Instant::now() + Duration::from_mins(5);
+        // Any version, as a watch that begins takes it: what the server has in memory.
+        while let Err(error) = client
+            .request_text(objects.get(name, &GetParams::any()).unwrap())
+            .await
+        {
+            assert!(Instant::now() < deadline, "{key} not read: {error}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 

@@ -68,6 +68,13 @@ async fn ten_thousand_pods_and_a_thousand_policies() {
         (format!("/registry/networkpolicies/shop/{name}"), policy)
     });
     plane.store(policies);
+    let last = [
+        format!("/registry/pods/shop/pod-{:05}", PODS - 1),
+        format!("/registry/networkpolicies/shop/policy-{:04}", POLICIES - 1),
+    ];
+    for key in &last {
+        plane.has_read(key).await;
+    }
     let node = Node::new("n1");
     node.add_pod("s1", "10.200.0.1/32");
     cluster.pod("shop", "local", "n1", "10.200.0.1").await;
