@@ -444,7 +444,8 @@ impl Index {
                 if changed {
                     let former = self.former.network_policies.remove(&key);
                     let former = former.filter(|former| **former == policy);
-                    let policy = former.unwrap_or_else(|| policy.into());
+                    // A copy has no room to grow, which takes as much as what is in the lists of a policy.
+                    let policy = former.unwrap_or_else(|| Arc::new(policy.clone()));
                     self.snapshot.ensure_namespace(&key.0);
                     self.snapshot.network_policies.insert(key.clone(), policy);
                     self.touched.network_policies.insert(key);

@@ -84,8 +84,9 @@ pub struct Config {
 /// Name of the Lease that elects the agent which writes status.
 pub const LEASE: &str = "netpol-status-writer";
 
-/// How many events of watches may wait for the enforcer.
-const BACKLOG: usize = 4096;
+/// How many events of watches may wait for the enforcer. Objects take kilobytes until they are read, and
+/// what waits at once during the first reading leaves holes in the heap that nothing fills later.
+const BACKLOG: usize = 512;
 
 /// A running agent. Dropping it stops the agent and leaves the kernel as it is.
 #[derive(Debug)]
