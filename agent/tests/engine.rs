@@ -42,6 +42,7 @@ fn closed() -> NetworkPolicy {
         pod_selector: Selection::Matching(Selector::default()),
         ingress: Some(Vec::new()),
         egress: None,
+        audited: false,
         generation: 0,
         at: None,
     }

@@ -100,6 +100,7 @@ fn a_policy_that_nobody_enforces_shows() {
         pod_selector: Selection::Matching(Selector::default()),
         ingress: Some(Vec::new()),
         egress: None,
+        audited: false,
         generation: 0,
         at: None,
     });

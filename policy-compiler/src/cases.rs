@@ -143,7 +143,8 @@ impl ExpectedDiagnostic {
 /// What decided, in the words of the corpus.
 ///
 /// Of a denial: the reason of the first side that denies. Of an allowance: the reasons of both sides, but
-/// a default only where no policy spoke, and `not-a-subject` only where there is nothing else.
+/// a default only where no policy spoke, not even an audited one, and `not-a-subject` only where there is
+/// nothing else.
 pub fn because(trace: &Trace) -> String {
     let sides = [&trace.egress, &trace.ingress];
     if let Some(denial) = sides.iter().find(|side| side.verdict == Verdict::Deny) {
@@ -151,7 +152,7 @@ pub fn because(trace: &Trace) -> String {
     }
     let weight = |side: &Decision| match side.reason {
         Reason::NotASubject => 0,
-        Reason::Default if side.passed.is_empty() => 1,
+        Reason::Default if side.passed.is_empty() && side.audited.is_none() => 1,
         Reason::Default
         | Reason::Rule(_)
         | Reason::FailClosed(_)
@@ -169,7 +170,8 @@ pub fn because(trace: &Trace) -> String {
     spelt.join(" and ")
 }
 
-/// The reason of one side, after the Pass rules that led there.
+/// The reason of one side, after the Pass rules that led there; behind it what would deny if audited
+/// policies were enforced.
 pub fn spell(decision: &Decision) -> String {
     let mut text = String::new();
     for rule in &decision.passed {
@@ -189,6 +191,9 @@ pub fn spell(decision: &Decision) -> String {
         Reason::SelfTraffic => text.push_str("self"),
         Reason::NotASubject => text.push_str("not-a-subject"),
         Reason::Default => text.push_str("default"),
+    }
+    if let Some(denial) = &decision.audited {
+        let _ = write!(text, " (audited: {})", spell(denial));
     }
     text
 }

@@ -184,6 +184,7 @@ impl Tables {
             tier: Tier::Default,
             reason: Reason::Default,
             passed: Vec::new(),
+            audited: None,
         };
         let set = self.port_sets.get(port_set.0 as usize);
         let id = set.map_or(DecisionId::NONE, |set| *set.at(protocol, port));
@@ -269,5 +270,6 @@ fn free(reason: Reason) -> Decision {
         tier: Tier::Default,
         reason,
         passed: Vec::new(),
+        audited: None,
     }
 }

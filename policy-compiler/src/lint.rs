@@ -5,6 +5,7 @@
 //! by the same evaluation that answers questions about flows.
 
 mod allow_all_defeats_default_deny;
+mod audited_policy;
 mod baseline_unreachable;
 mod cidr_covers_pods;
 mod cidr_overlaps_services;
@@ -93,6 +94,7 @@ pub fn all() -> Vec<&'static Lint> {
         &default_namespace::LINT,
         &non_isolated_pod::LINT,
         &tables_too_large::LINT,
+        &audited_policy::LINT,
     ]);
     lints.sort_by_key(|lint| lint.code);
     lints
@@ -171,6 +173,7 @@ const CHECKS: &[(&Lint, Check)] = &[
     (&default_namespace::LINT, default_namespace::check),
     (&non_isolated_pod::LINT, non_isolated_pod::check),
     (&tables_too_large::LINT, tables_too_large::check),
+    (&audited_policy::LINT, audited_policy::check),
 ];
 
 impl Lint {

@@ -20,8 +20,8 @@ pub use labels::{Labels, Operator, Requirement, Selection, Selector};
 pub use net::{Family, IpBlock, family_of};
 pub use policy::{
     Action, AdminKind, AdminPeer, AdminPolicy, AdminPort, AdminRule, Direction, DomainPattern,
-    FailClosed, NetworkPeer, NetworkPolicy, NetworkPort, NetworkRule, PolicyKind, PolicyRef,
-    Priority, Subject, Tier,
+    FailClosed, MODE_AUDIT, MODE_LABEL, NetworkPeer, NetworkPolicy, NetworkPort, NetworkRule,
+    PolicyKind, PolicyRef, Priority, Subject, Tier,
 };
 pub use port::{ContainerPort, PortRange, Protocol};
 pub use workload::{

@@ -187,6 +187,8 @@ pub enum Outcome {
         cause: Cause,
         /// The Pass rules met before: Admin, Baseline.
         passed: [Option<RuleId>; 2],
+        /// What would deny if audited policies were enforced; only beside an allowance.
+        audited: Option<Cause>,
     },
     /// Completions disagree; the facts that would settle it, sorted.
     Unknown(Vec<Fact>),
@@ -252,39 +254,67 @@ impl<'a> Evaluator<'a> {
             tier,
             cause,
             passed,
+            audited,
         } = outcome
         else {
             return None;
         };
-        let reason = match cause {
-            Cause::Rule(rule) => Reason::Rule(self.rule_ref(*rule)),
-            Cause::FailClosed(rule) => Reason::FailClosed(self.rule_ref(*rule)),
+        let passed: Vec<RuleRef> = passed
+            .iter()
+            .flatten()
+            .map(|rule| self.rule_ref(*rule))
+            .collect();
+        let denial = |cause: &Cause| {
+            let tier = match cause {
+                Cause::Rule(rule) | Cause::FailClosed(rule) => self.rule(*rule).reference.tier,
+                Cause::Isolated
+                | Cause::LocalNode
+                | Cause::SelfTraffic
+                | Cause::NotASubject
+                | Cause::Default => Tier::NetworkPolicy,
+            };
+            // What was passed later was met only because the denial was passed over.
+            let passed = passed.iter().filter(|rule| rule.tier < tier);
+            Box::new(Decision {
+                verdict: Verdict::Deny,
+                tier,
+                reason: self.reason(direction, subject, *cause),
+                passed: passed.cloned().collect(),
+                audited: None,
+            })
+        };
+        Some(Decision {
+            verdict: *verdict,
+            tier: *tier,
+            reason: self.reason(direction, subject, *cause),
+            audited: audited.as_ref().map(denial),
+            passed,
+        })
+    }
+
+    fn reason(&self, direction: Direction, subject: &Party, cause: Cause) -> Reason {
+        match cause {
+            Cause::Rule(rule) => Reason::Rule(self.rule_ref(rule)),
+            Cause::FailClosed(rule) => Reason::FailClosed(self.rule_ref(rule)),
             Cause::Isolated => Reason::Isolated(self.isolating(direction, subject)),
             Cause::LocalNode => Reason::LocalNode,
             Cause::SelfTraffic => Reason::SelfTraffic,
             Cause::NotASubject => Reason::NotASubject,
             Cause::Default => Reason::Default,
-        };
-        Some(Decision {
-            verdict: *verdict,
-            tier: *tier,
-            reason,
-            passed: passed
-                .iter()
-                .flatten()
-                .map(|rule| self.rule_ref(*rule))
-                .collect(),
-        })
+        }
     }
 
-    /// The NetworkPolicies that isolate `subject` in `direction`, by name.
+    /// The NetworkPolicies that isolate `subject` in `direction`, by name: those that are enforced or,
+    /// where there is no such, those that are audited.
     pub fn isolating(&self, direction: Direction, subject: &Party) -> Vec<PolicyRef> {
-        subject
-            .side(direction)
-            .isolating
-            .iter()
-            .map(|policy| self.policy(*policy).reference.clone())
-            .collect()
+        let side = subject.side(direction);
+        let policies = if side.isolating.is_empty() {
+            &side.auditing
+        } else {
+            &side.isolating
+        };
+        let reference = |policy: &PolicyId| self.policy(*policy).reference.clone();
+        policies.iter().map(reference).collect()
     }
 
     /// One missing fact in words.

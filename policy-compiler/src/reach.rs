@@ -9,7 +9,7 @@ use std::{
 use crate::{
     Decision, Flow, Reason, Snapshot, Trace, Verdict,
     compile::{
-        reduce::{Candidate, Exempt, Situation, explain, reduce},
+        reduce::{Candidate, Exempt, Isolation, Situation, explain, reduce},
         rules::{
             Atom, Atoms, Peers, Rule, Selecting, admin_policies_in_order, admin_rule, network_rule,
         },
@@ -95,6 +95,7 @@ impl<'a> Reach<'a> {
                 tier: Tier::Default,
                 reason: Reason::SelfTraffic,
                 passed: Vec::new(),
+                audited: None,
             });
             return Connection {
                 egress: own.clone(),
@@ -120,6 +121,7 @@ impl<'a> Reach<'a> {
                 tier: Tier::Default,
                 reason: Reason::NotASubject,
                 passed: Vec::new(),
+                audited: None,
             });
         };
         let selecting =
@@ -152,10 +154,10 @@ impl<'a> Reach<'a> {
             .map(|(index, rule)| Candidate::new(index, rule, ports))
             .collect();
         let situation = Situation {
-            isolated: !isolating.is_empty(),
+            isolation: Isolation::by(isolating.as_ref()),
             exempt: self.exempt(direction, pod, me, peer),
         };
-        reduce(&candidates, situation).map(|outcome| explain(*outcome, &rules, &isolating))
+        reduce(&candidates, situation).map(|outcome| explain(*outcome, &rules, isolating.as_ref()))
     }
 
     /// Who an end of a flow is: hostNetwork pods stand for their node, finished pods for their address,

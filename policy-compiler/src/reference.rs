@@ -47,8 +47,9 @@ pub fn evaluate(snapshot: &Snapshot, flow: &Flow) -> Trace {
             destination: &destination,
             protocol: flow.protocol,
             port: flow.port,
+            audits: false,
         };
-        question.decide()
+        question.judge()
     };
     Trace::new(
         judge(Direction::Egress, &source, &destination),
@@ -125,6 +126,7 @@ fn resolve_address(snapshot: &Snapshot, address: Option<IpAddr>) -> End<'_> {
 }
 
 /// One direction of a flow.
+#[derive(Clone, Copy)]
 struct Question<'a> {
     snapshot: &'a Snapshot,
     direction: Direction,
@@ -133,9 +135,23 @@ struct Question<'a> {
     destination: &'a End<'a>,
     protocol: Protocol,
     port: u16,
+    /// Leave out the denials of audited policies.
+    audits: bool,
 }
 
 impl Question<'_> {
+    /// D8, D9: what is enforced leaves out the denials of audited policies. D10: if with them the flow
+    /// were denied, that is reported.
+    fn judge(self) -> Decision {
+        let with_all = self.decide();
+        let audits = true;
+        let mut enforced = Question { audits, ..self }.decide();
+        if (with_all.verdict, enforced.verdict) == (Verdict::Deny, Verdict::Allow) {
+            enforced.audited = Some(Box::new(with_all));
+        }
+        enforced
+    }
+
     fn decide(&self) -> Decision {
         // B11, A12, A13: nodes, outside addresses, hostNetwork and finished pods are never subjects.
         let Some(me) = self.me.pod else {
@@ -169,6 +185,8 @@ impl Question<'_> {
             if !self.selects(namespaces, pods, me) {
                 continue;
             }
+            // D8: instead of denying, a rule of an audited policy leaves it to the next rule.
+            let is_left_out = self.audits && policy.audited;
             // B5, "the first matching rule in order applies".
             for (index, rule) in (0..).zip(policy.rules(self.direction)) {
                 let reference = || RuleRef {
@@ -183,6 +201,7 @@ impl Question<'_> {
                     match rule.action {
                         // B34: an Allow rule that is not understood matches nothing,
                         Action::Allow => continue,
+                        Action::Deny | Action::Pass if is_left_out => continue,
                         // any other denies everything to its subject, ports ignored.
                         Action::Deny | Action::Pass => {
                             let reason = Reason::FailClosed(reference());
@@ -199,6 +218,7 @@ impl Question<'_> {
                 }
                 let verdict = match rule.action {
                     Action::Allow => Verdict::Allow,
+                    Action::Deny if is_left_out => continue,
                     Action::Deny => Verdict::Deny,
                     Action::Pass => {
                         passed.push(reference());
@@ -302,14 +322,15 @@ impl Question<'_> {
                 }
             }
         }
+        // D9: that an audited policy isolates denies nothing.
+        isolating.retain(|(policy, _)| !(self.audits && policy.audited));
+        if isolating.is_empty() {
+            return None;
+        }
         // A20, B22: isolation is final; the Baseline tier is not asked.
         let policies: Vec<PolicyRef> = isolating.iter().map(|(p, _)| p.policy_ref()).collect();
-        Some(decision(
-            Verdict::Deny,
-            tier,
-            Reason::Isolated(policies),
-            passed,
-        ))
+        let reason = Reason::Isolated(policies);
+        Some(decision(Verdict::Deny, tier, reason, passed))
     }
 
     fn network_peer(&self, policy: &NetworkPolicy, peer: &NetworkPeer) -> bool {
@@ -372,5 +393,6 @@ fn decision(verdict: Verdict, tier: Tier, reason: Reason, passed: &[RuleRef]) ->
         tier,
         reason,
         passed: passed.to_vec(),
+        audited: None,
     }
 }

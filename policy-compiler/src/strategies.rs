@@ -60,6 +60,8 @@ pub struct Settings {
     pub domains: bool,
     /// Pods that claim an address somebody else claims too.
     pub contested_addresses: bool,
+    /// Policies that are audited.
+    pub audited: bool,
 }
 
 impl Settings {
@@ -103,6 +105,7 @@ impl Default for Settings {
             broken: true,
             domains: true,
             contested_addresses: true,
+            audited: true,
         }
     }
 }
@@ -227,6 +230,25 @@ mod tests {
                     policy.subject == Subject::Nothing || rules.any(|rule| rule.closed.is_some())
                 })
         });
+    }
+
+    #[test]
+    fn nothing_is_audited_where_that_is_switched_off() {
+        let off = Settings {
+            audited: false,
+            ..Settings::default()
+        };
+        for kind in [false, true] {
+            check(off, |snapshot| {
+                let mut network = snapshot.network_policies.values();
+                let mut admin = snapshot.admin_policies.values();
+                if kind {
+                    network.any(|policy| policy.audited)
+                } else {
+                    admin.any(|policy| policy.audited)
+                }
+            });
+        }
     }
 
     #[test]

@@ -217,6 +217,7 @@ fn network_policy(index: u32, namespaces: u32, kind: Kind, random: &mut Random) 
         pod_selector: Selection::Matching(selector),
         ingress: Some(rules(random)),
         egress: if both { Some(rules(random)) } else { None },
+        audited: false,
         generation: 1,
         at: None,
     }
@@ -346,6 +347,7 @@ fn admin_policy(index: u32, random: &mut Random) -> AdminPolicy {
             ),
         ],
         egress: vec![rule(Action::Allow, AdminPeer::Nodes(equals("zone", "a")))],
+        audited: false,
         generation: 1,
         at: None,
     }

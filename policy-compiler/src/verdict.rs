@@ -94,7 +94,8 @@ pub enum Reason {
     Default,
 }
 
-/// The verdict of one direction, with its reason.
+/// The verdict of one direction, with its reason: what is enforced, and beside it what would be if
+/// audited policies were.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Decision {
     /// Allow or Deny.
@@ -105,6 +106,16 @@ pub struct Decision {
     pub reason: Reason,
     /// The Pass rules met before, at most one per tier.
     pub passed: Vec<RuleRef>,
+    /// What would deny if audited policies were enforced (D10); only beside an allowance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audited: Option<Box<Decision>>,
+}
+
+impl Decision {
+    /// What decides if audited policies are enforced: the denial beside this decision, or else itself.
+    pub fn with_all(&self) -> &Self {
+        self.audited.as_deref().unwrap_or(self)
+    }
 }
 
 /// The verdict of a flow: both directions, each decided without regard to the other.

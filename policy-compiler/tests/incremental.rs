@@ -88,6 +88,62 @@ fn classes_that_come_and_go_unseen_leave_nothing() {
     follower.check(&snapshot).expect("the image is the tables'");
 }
 
+/// A label that says whether a policy is audited changes nothing else of it.
+#[test]
+fn following_nothing_but_labels() {
+    let settings = Settings::default();
+    let worlds = (snapshot(settings), vec(probe(), 16)).boxed();
+    let required = ["delta", "network-policy", "admin-policy", "audited", "deny"];
+    check(
+        "incremental-labels",
+        500,
+        worlds,
+        &required,
+        |(mut snapshot, probes), met| {
+            let mut follower = Follower::new(&snapshot);
+            for change in relabelled(&snapshot) {
+                snapshot.apply(change.clone());
+                let applied = follower.apply(&change);
+                count(&change, &applied, met);
+                follower.catch_up(met);
+                follower
+                    .check(&snapshot)
+                    .map_err(|error| TestCaseError::fail(format!("after {change:?}: {error}")))?;
+                let (ports, addresses) = (
+                    interesting_ports(&snapshot),
+                    interesting_addresses(&snapshot),
+                );
+                let scratch = compile(&snapshot, &Scope::Node(NODE.into()));
+                for probe in &probes {
+                    let flow = probe.place(&snapshot, &addresses, &ports);
+                    let expected = scratch.evaluate(&snapshot, &flow);
+                    met.trace(&expected);
+                    let said = follower.compiler.tables().evaluate(&snapshot, &flow);
+                    prop_assert_eq!(said, expected);
+                }
+            }
+            Ok(())
+        },
+    );
+}
+
+/// Every policy, audited if it is enforced and enforced if it is audited.
+fn relabelled(snapshot: &Snapshot) -> Vec<Change> {
+    let network = snapshot.network_policies.iter().map(|(key, policy)| {
+        let mut policy = policy.clone();
+        let changed = Arc::make_mut(&mut policy);
+        changed.audited = !changed.audited;
+        Change::NetworkPolicy(key.clone(), Some(policy))
+    });
+    let admin = snapshot.admin_policies.iter().map(|(key, policy)| {
+        let mut policy = policy.clone();
+        let changed = Arc::make_mut(&mut policy);
+        changed.audited = !changed.audited;
+        Change::AdminPolicy(key.clone(), Some(policy))
+    });
+    network.chain(admin).collect()
+}
+
 #[track_caller]
 fn follow(name: &'static str, settings: Settings, cases: u32, changes: usize) {
     let worlds = (
@@ -324,8 +380,9 @@ impl Follower {
                     segment.protocol,
                     port
                 );
+                prop_assert_eq!(cell.audit(), decision.audited.is_some());
                 prop_assert_eq!(
-                    cell.action() == Cell::ALLOW,
+                    cell.action() == Cell::ALLOW || cell.audit(),
                     decision.verdict == Verdict::Allow
                 );
             }

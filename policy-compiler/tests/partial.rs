@@ -157,6 +157,66 @@ proptest! {
         }
     }
 
+    /// Of a policy that cannot be read in one direction it is known whom it selects and whether it is
+    /// audited; it may hold any rules.
+    #[test]
+    fn a_doubtful_direction_may_hold_any_rules(
+        (snapshot, flows) in strategies::world(Settings::default(), 12),
+        other in strategies::snapshot(Settings::default()),
+        pick in any::<prop::sample::Index>(),
+        direction in prop::sample::select(Direction::BOTH.to_vec()),
+    ) {
+        let truth = complete(snapshot);
+        let mut worlds = vec![truth.clone()];
+        let network: Vec<_> = truth.network_policies.values().collect();
+        let admin: Vec<_> = truth.admin_policies.values().collect();
+        if network.is_empty() && admin.is_empty() {
+            return Ok(());
+        }
+        let at = pick.index(network.len() + admin.len());
+        let policy = if let Some(policy) = network.get(at) {
+            for other in other.network_policies.values() {
+                let mut policy = policy_compiler::model::NetworkPolicy::clone(policy);
+                match direction {
+                    Direction::Ingress => policy.ingress.clone_from(&other.ingress),
+                    Direction::Egress => policy.egress.clone_from(&other.egress),
+                }
+                let mut world = truth.clone();
+                world.insert_network_policy(policy);
+                worlds.push(world);
+            }
+            policy.policy_ref()
+        } else {
+            let policy = admin[at - network.len()];
+            for other in other.admin_policies.values() {
+                let mut policy = policy_compiler::model::AdminPolicy::clone(policy);
+                match direction {
+                    Direction::Ingress => policy.ingress.clone_from(&other.ingress),
+                    Direction::Egress => policy.egress.clone_from(&other.egress),
+                }
+                let mut world = truth.clone();
+                world.insert_admin_policy(policy);
+                worlds.push(world);
+            }
+            policy.policy_ref()
+        };
+        let extent = Extent::Direction(direction);
+        let doubt = Doubt { policy, extent, why: String::new(), at: None };
+        let evaluator = Evaluator::new(&truth, Assumptions::default(), vec![doubt]);
+        for flow in flows {
+            let (egress, ingress) = outcomes(&evaluator, &flow);
+            for world in &worlds {
+                let expected = reference::evaluate(world, &flow);
+                if let Some(verdict) = egress.verdict() {
+                    prop_assert_eq!(verdict, expected.egress.verdict, "egress of {:?}", flow);
+                }
+                if let Some(verdict) = ingress.verdict() {
+                    prop_assert_eq!(verdict, expected.ingress.verdict, "ingress of {:?}", flow);
+                }
+            }
+        }
+    }
+
     #[test]
     fn members_of_a_class_are_alike(snapshot in strategies::snapshot(Settings { pods: 8, ..Settings::default() })) {
         let snapshot = complete(snapshot);
@@ -273,6 +333,7 @@ fn a_block_of_the_whole_family_matches_pods_without_an_address() {
                 at: None,
             }]),
             egress: None,
+            audited: false,
             generation: 0,
             at: None,
         });

@@ -14,8 +14,8 @@ use std::{
 use policy_compiler::{
     Flow, Reason, Snapshot, Trace,
     model::{
-        Action, AdminKind, AdminPeer, AdminPort, Direction, Family, NetworkPeer, NetworkPort,
-        PodKey, PolicyKind, PortRange, Priority, Subject, Tier, family_of,
+        Action, AdminKind, AdminPeer, AdminPolicy, AdminPort, Direction, Family, NetworkPeer,
+        NetworkPort, PodKey, PolicyKind, PortRange, Priority, Subject, Tier, family_of,
     },
     reference::evaluate,
     strategies::{
@@ -345,8 +345,12 @@ fn rules_after_a_catch_all_are_dead() {
         &required,
         |((mut before, flows), extra), met| {
             let (action, egress, ingress, at) = extra;
+            // Behind a denial that is only audited the next rule is asked.
+            let is_final = |policy: &AdminPolicy| {
+                policy.kind == AdminKind::Cluster && !(policy.audited && action == Action::Deny)
+            };
             edit_admin(&mut before, |policy| {
-                if policy.kind == AdminKind::Cluster {
+                if is_final(policy) {
                     for direction in Direction::BOTH {
                         let rules = rules_mut(policy, direction);
                         rules.insert(at.index(rules.len() + 1), catch_all(direction, action));
@@ -356,7 +360,7 @@ fn rules_after_a_catch_all_are_dead() {
             let learns = before.domains.is_some();
             let mut after = before.clone();
             edit_admin(&mut after, |policy| {
-                if policy.kind == AdminKind::Cluster {
+                if is_final(policy) {
                     for (direction, rule) in
                         [(Direction::Egress, &egress), (Direction::Ingress, &ingress)]
                     {
@@ -381,6 +385,7 @@ fn selectors_do_not_see_families() {
         "pass",
         "isolated",
         "fail-closed",
+        "audited",
         "admin-rule",
         "network-rule",
     ];
@@ -422,6 +427,7 @@ fn names_of_ports_are_their_numbers() {
         "pass",
         "isolated",
         "fail-closed",
+        "audited",
         "admin-rule",
         "named",
     ];
@@ -493,7 +499,15 @@ fn names_of_ports_are_their_numbers() {
 /// P13: a pod with the namespace, labels, ports and node of another is treated like the other.
 #[test]
 fn pods_alike_are_treated_alike() {
-    let required = ["allow", "deny", "pass", "isolated", "fail-closed", "twin"];
+    let required = [
+        "allow",
+        "deny",
+        "pass",
+        "isolated",
+        "fail-closed",
+        "audited",
+        "twin",
+    ];
     check(
         "p13",
         10_000,
@@ -555,7 +569,15 @@ fn pods_alike_are_treated_alike() {
 /// P14: addresses that nobody owns and no block tells apart are one.
 #[test]
 fn unknown_addresses_differ_by_blocks_only() {
-    let required = ["allow", "deny", "pass", "isolated", "fail-closed", "alike"];
+    let required = [
+        "allow",
+        "deny",
+        "pass",
+        "isolated",
+        "fail-closed",
+        "audited",
+        "alike",
+    ];
     check(
         "p14",
         10_000,

@@ -167,6 +167,7 @@ fn policy(size: Size, rule: u32) -> NetworkPolicy {
             port(Protocol::Udp, DNS),
         ]),
         egress: rules(vec![port(Protocol::Tcp, DATABASE)]),
+        audited: false,
         generation: 1,
         at: None,
     }

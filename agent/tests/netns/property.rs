@@ -76,6 +76,7 @@ const WORLDS: Settings = Settings {
     broken: true,
     domains: true,
     contested_addresses: false,
+    audited: true,
 };
 
 #[test]
@@ -509,9 +510,13 @@ impl Met {
         self.count(matrix::family(probe.family()), passed);
         let ends = (end(probe.source), end(probe.destination));
         self.count(format!("{} to {}", ends.0, ends.1), passed);
+        let mut sides = [&trace.egress, &trace.ingress].into_iter();
+        if passed && sides.any(|side| side.audited.is_some()) {
+            self.count("audited", passed);
+        }
     }
 
-    /// Everything was seen to pass and to be dropped.
+    /// Everything was seen to pass and to be dropped, and what is only audited to pass.
     #[track_caller]
     fn require(&self) {
         let tiers = [Tier::Admin, Tier::NetworkPolicy, Tier::Baseline].map(|t| format!("{t:?}"));
@@ -533,5 +538,6 @@ impl Met {
             let counts = self.0.get(what).copied().unwrap_or_default();
             assert!(!counts.contains(&0), "{what} is missing: {:?}", self.0);
         }
+        assert!(self.0.contains_key("audited"), "{:?}", self.0);
     }
 }

@@ -483,5 +483,6 @@ fn nothing(verdict: Verdict) -> Arc<Decision> {
         tier: Tier::Default,
         reason: Reason::Default,
         passed: Vec::new(),
+        audited: None,
     })
 }

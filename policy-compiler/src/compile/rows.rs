@@ -7,8 +7,8 @@ use super::{
     ClassId, DecisionId, PodTable, PortSetId, Row, RowId,
     hash::FastMap,
     peers::{Peers, Signature},
-    reduce::{By, Candidate, Exempt, Outcome, Situation, explain, reduce},
-    rules::{AtomId, Peers as RulePeers, Rule},
+    reduce::{By, Candidate, Exempt, Isolation, Outcome, Situation, explain, reduce},
+    rules::{AtomId, Isolating, Peers as RulePeers, Rule},
     subjects::{RuleId, Ruleset, RulesetId, Subjects, id},
 };
 use crate::{
@@ -41,11 +41,20 @@ pub(super) struct Rows {
 
 /// An [`Outcome`] whose indices mean the same for every ruleset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum GlobalOutcome {
-    Rule(RuleId, [Option<RuleId>; 2]),
-    Isolated(u32, [Option<RuleId>; 2]),
-    Exempt(Exempt, [Option<RuleId>; 2]),
-    Default([Option<RuleId>; 2]),
+struct GlobalOutcome {
+    by: GlobalBy,
+    passed: [Option<RuleId>; 2],
+    audited: Option<GlobalBy>,
+}
+
+/// A [`By`] whose indices mean the same for every ruleset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum GlobalBy {
+    Rule(RuleId),
+    /// Index into [`Subjects::isolating`].
+    Isolated(u32),
+    Exempt(Exempt),
+    Default,
 }
 
 impl<'a> Builder<'a> {
@@ -73,6 +82,7 @@ impl<'a> Builder<'a> {
                 tier: Tier::Default,
                 reason: Reason::Default,
                 passed: vec![],
+                audited: None,
             })
         };
         Self {
@@ -307,7 +317,7 @@ impl<'b, 'a: 'b> RowBuilder<'b, 'a> {
             })
             .collect();
         let situation = Situation {
-            isolated: self.ruleset.isolating.is_some(),
+            isolation: Isolation::by(self.isolating()),
             exempt,
         };
         let outcomes = reduce(&candidates, situation);
@@ -325,27 +335,30 @@ impl<'b, 'a: 'b> RowBuilder<'b, 'a> {
                 .copied()
                 .unwrap_or(RuleId(u32::MAX))
         };
-        let passed = outcome.passed.map(|index| index.map(rule));
-        let global = match outcome.by {
-            By::Rule(index) => GlobalOutcome::Rule(rule(index), passed),
-            By::Isolated => {
-                GlobalOutcome::Isolated(self.ruleset.isolating.unwrap_or(u32::MAX), passed)
-            }
-            By::Exempt(exempt) => GlobalOutcome::Exempt(exempt, passed),
-            By::Default => GlobalOutcome::Default(passed),
+        let by = |by: By| match by {
+            By::Rule(index) => GlobalBy::Rule(rule(index)),
+            By::Isolated => GlobalBy::Isolated(self.ruleset.isolating.unwrap_or(u32::MAX)),
+            By::Exempt(exempt) => GlobalBy::Exempt(exempt),
+            By::Default => GlobalBy::Default,
+        };
+        let global = GlobalOutcome {
+            by: by(outcome.by),
+            passed: outcome.passed.map(|index| index.map(rule)),
+            audited: outcome.audited.map(by),
         };
         if let Some(decision) = self.builder.decision_ids.get(&global) {
             return *decision;
         }
-        let isolating = self
-            .ruleset
-            .isolating
-            .and_then(|list| self.builder.subjects.isolating.get(list as usize));
-        let decision = explain(outcome, &self.rules, isolating.map_or(&[], Vec::as_slice));
+        let decision = explain(outcome, &self.rules, self.isolating());
         self.builder.decisions.push(Arc::new(decision));
         let decision = DecisionId(id(self.builder.decisions.len() - 1));
         self.builder.decision_ids.insert(global, decision);
         decision
+    }
+
+    fn isolating(&self) -> Option<&'a Isolating> {
+        let list = self.ruleset.isolating?;
+        self.builder.subjects.isolating.get(list as usize)
     }
 
     /// The policies whose rules are in the row, sorted.

@@ -82,6 +82,8 @@ pub(crate) enum PortMatch {
 pub(crate) struct Rule {
     pub(crate) reference: Arc<RuleRef>,
     pub(crate) effect: Effect,
+    /// The policy is audited: a denial is noted, and the next rule asked.
+    pub(crate) audited: bool,
     pub(crate) peers: Peers,
     /// `None` matches every protocol and port.
     pub(crate) ports: Option<Vec<PortMatch>>,
@@ -138,6 +140,7 @@ pub(crate) fn network_rule(
             at: rule.at.clone(),
         }),
         effect: Effect::Allow,
+        audited: policy.audited,
         peers,
         ports,
     }
@@ -186,6 +189,7 @@ pub(crate) fn admin_rule(
             at: rule.at.clone(),
         }),
         effect,
+        audited: policy.audited,
         peers,
         ports,
     })
@@ -250,13 +254,33 @@ impl<'a> Selecting<'a> {
         }
     }
 
-    /// The NetworkPolicies that isolate the pod in `direction`, by name.
-    pub(crate) fn isolating(&self, direction: Direction) -> Vec<PolicyRef> {
-        self.network
-            .iter()
-            .filter(|p| p.rules(direction).is_some())
-            .map(|p| p.policy_ref())
-            .collect()
+    /// The NetworkPolicies that isolate the pod in `direction`; `None` if none does.
+    pub(crate) fn isolating(&self, direction: Direction) -> Option<Isolating> {
+        let isolate = self.network.iter().filter(|p| p.rules(direction).is_some());
+        Isolating::of(isolate.map(|policy| (policy.policy_ref(), policy.audited)))
+    }
+}
+
+/// The NetworkPolicies that keep from a pod, in one direction, what no rule admits.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Isolating {
+    /// Those that are enforced or, where there is no such, those that are audited, by name.
+    pub(crate) policies: Vec<PolicyRef>,
+    /// All are audited: nothing is kept from the pod, but reported.
+    pub(crate) audited: bool,
+}
+
+impl Isolating {
+    /// Of the policies that isolate, by name, and whether each is audited; `None` if there are none.
+    pub(crate) fn of(policies: impl Iterator<Item = (PolicyRef, bool)>) -> Option<Self> {
+        let (audited, enforced): (Vec<_>, Vec<_>) = policies.partition(|(_, audited)| *audited);
+        let is_audited = enforced.is_empty();
+        let policies = if is_audited { audited } else { enforced };
+        let policies: Vec<_> = policies.into_iter().map(|(policy, _)| policy).collect();
+        (!policies.is_empty()).then_some(Self {
+            policies,
+            audited: is_audited,
+        })
     }
 }
 

@@ -3,7 +3,8 @@
 //!
 //! Policy speaks of the endpoint a connection ends up at. Where a ruleset has the same verdict for every
 //! endpoint of a Service port, that is the verdict of the Service's address and port; where it has not,
-//! the datapath judges the packet again behind address translation.
+//! the datapath judges the packet again behind address translation. A denial that is only audited is a
+//! verdict of its own: it passes, but not unreported.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
@@ -153,11 +154,10 @@ pub(super) fn verdict(
         let set = tables.port_sets.get(port_set.0 as usize);
         set.map_or(DecisionId::NONE, |set| *set.at(protocol, to))
     };
-    let denies = |id: DecisionId| {
-        tables
-            .decisions
-            .get(id.0 as usize)
-            .is_none_or(|d| d.verdict == Verdict::Deny)
+    let mode = |id: DecisionId| match tables.decisions.get(id.0 as usize) {
+        Some(decision) if decision.audited.is_some() => Mode::Audit,
+        Some(decision) if decision.verdict == Verdict::Allow => Mode::Allow,
+        _ => Mode::Deny,
     };
     let mut all: Vec<(DecisionId, bool)> = Vec::new();
     for end in ends {
@@ -168,15 +168,33 @@ pub(super) fn verdict(
         }
     }
     // A connection to an endpoint on this node itself passes no hook behind translation: if it were
-    // denied, the whole Service has to be.
-    if let Some((decision, _)) = all
-        .iter()
-        .find(|(decision, local)| *local && denies(*decision))
+    // denied, the whole Service has to be. It is reported for the whole Service if nothing of it is
+    // denied; if something is, that matters more.
+    let own = |wanted| {
+        let own = all.iter().filter(|(_, is_node)| *is_node);
+        own.map(|(decision, _)| *decision)
+            .find(|decision| mode(*decision) == wanted)
+    };
+    if let Some(denial) = own(Mode::Deny) {
+        return Some(denial);
+    }
+    let passes = |d: DecisionId| d != DecisionId::DEFER && mode(d) != Mode::Deny;
+    if all.iter().all(|(decision, _)| passes(*decision))
+        && let Some(audited) = own(Mode::Audit)
     {
-        return Some(*decision);
+        return Some(audited);
     }
     // Endpoints that nobody lists yet are left to the hooks behind translation, as are differing ones.
     let (first, _) = all.first()?;
-    let same = *first != DecisionId::DEFER && all.iter().all(|(d, _)| denies(*d) == denies(*first));
+    let same = *first != DecisionId::DEFER && all.iter().all(|(d, _)| mode(*d) == mode(*first));
     same.then_some(*first)
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Allow,
+    /// It passes and is reported.
+    Audit,
+    Deny,
 }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use super::{
     Scope,
     hash::FastMap,
-    rules::{Atoms, Rule, Selecting, admin_policies_in_order, admin_rule, network_rule},
+    rules::{Atoms, Isolating, Rule, Selecting, admin_policies_in_order, admin_rule, network_rule},
 };
 use crate::{
     Snapshot,
-    model::{AdminPolicy, ContainerPort, Direction, NetworkPolicy, Pod, PolicyRef, Tier},
+    model::{AdminPolicy, ContainerPort, Direction, NetworkPolicy, Pod, Tier},
 };
 
 /// Index into [`Subjects::rules`].
@@ -50,7 +50,7 @@ pub(super) struct Subjects<'a> {
     pub(super) rules: Vec<Rule>,
     pub(super) atoms: Atoms,
     pub(super) rulesets: Vec<Ruleset>,
-    pub(super) isolating: Vec<Vec<PolicyRef>>,
+    pub(super) isolating: Vec<Isolating>,
 }
 
 /// Finds the subjects of `scope`.
@@ -80,7 +80,7 @@ struct Finder<'a> {
     /// Rulesets without the subject's ports, by namespace and labels.
     selected: FastMap<(&'a str, &'a crate::model::Labels), [Option<Ruleset>; 2]>,
     interned: FastMap<Ruleset, RulesetId>,
-    isolating: FastMap<Vec<PolicyRef>, u32>,
+    isolating: FastMap<Isolating, u32>,
 }
 
 impl<'a> Finder<'a> {
@@ -137,11 +137,11 @@ impl<'a> Finder<'a> {
         {
             rules.extend_from_slice(self.admin(policy, direction));
         }
-        let policies = selecting.isolating(direction);
-        if rules.is_empty() && policies.is_empty() {
+        let isolating = selecting.isolating(direction);
+        if rules.is_empty() && isolating.is_none() {
             return None;
         }
-        let isolating = (!policies.is_empty()).then(|| {
+        let isolating = isolating.map(|policies| {
             let list = &mut self.subjects.isolating;
             *self
                 .isolating

@@ -24,7 +24,9 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     for policies in context.by_namespace().values() {
         for direction in Direction::BOTH {
             let closes = |policy: &&&std::sync::Arc<NetworkPolicy>| {
-                selects_all(policy) && policy.rules(direction).is_some_and(<[_]>::is_empty)
+                !policy.audited
+                    && selects_all(policy)
+                    && policy.rules(direction).is_some_and(<[_]>::is_empty)
             };
             let Some(closing) = policies.iter().find(closes) else {
                 continue;

@@ -150,11 +150,11 @@ impl<'a> Context<'a> {
         namespaces
     }
 
-    /// The pods that some NetworkPolicy isolates in a direction.
+    /// The pods that some NetworkPolicy isolates in a direction, not counting those that are audited.
     pub(super) fn isolated(&self, direction: Direction) -> BTreeSet<&PodKey> {
         let mut isolated = BTreeSet::new();
         for policy in self.snapshot.network_policies.values() {
-            if policy.rules(direction).is_some() {
+            if !policy.audited && policy.rules(direction).is_some() {
                 isolated.extend(self.selected(policy).into_iter().map(|pod| &pod.key));
             }
         }
@@ -192,6 +192,16 @@ pub(super) fn admin_rules(
 pub(super) fn is_closed(rule: &AdminRule, snapshot: &Snapshot) -> bool {
     rule.closed.is_some()
         || rule.has_domain_names() && (rule.action != Action::Allow || snapshot.domains.is_none())
+}
+
+/// Whether a rule denies, but only on paper, because its policy is audited.
+pub(super) fn is_left_out(policy: &AdminPolicy, rule: &AdminRule, snapshot: &Snapshot) -> bool {
+    policy.audited
+        && match rule.action {
+            Action::Allow => false,
+            Action::Deny => true,
+            Action::Pass => is_closed(rule, snapshot),
+        }
 }
 
 /// What a rule of a cluster-scoped policy decides: `None` if it never decides, or nobody can tell what.

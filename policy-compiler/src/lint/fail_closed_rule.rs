@@ -28,6 +28,9 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
             }
             let effect = match rule.action {
                 Action::Allow => "matches nothing",
+                Action::Deny | Action::Pass if policy.audited => {
+                    "would deny everything to its subjects if its policy were enforced"
+                }
                 Action::Deny | Action::Pass => "denies everything to its subjects",
             };
             let why = match &rule.closed {

@@ -258,4 +258,13 @@ pub(super) const LINTS: &[Lint] = &[
         example: "apiVersion: route.openshift.io/v1\nkind: Route",
         instead: "Name the pods behind it as `--controller` of `exposure`, and ask who may reach the Service's pods.",
     },
+    Lint {
+        code: "NPA054",
+        name: "unknown-mode",
+        severity: Severity::Warning,
+        what: "Reports policies whose label `netpol.dev/mode` is neither `audit` nor `enforce`.",
+        why: "The policy is enforced, although somebody may have meant to try it out first.",
+        example: "metadata: {name: web, labels: {netpol.dev/mode: dry-run}}",
+        instead: "labels: {netpol.dev/mode: audit}",
+    },
 ];

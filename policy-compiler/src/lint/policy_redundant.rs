@@ -51,7 +51,9 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
 
 /// Whether `wide` makes `narrow` superfluous.
 fn replaces(context: &Context<'_>, wide: &NetworkPolicy, narrow: &NetworkPolicy) -> bool {
-    selection_implies(&narrow.pod_selector, &wide.pod_selector)
+    // What only an audited policy isolates is open.
+    (narrow.audited || !wide.audited)
+        && selection_implies(&narrow.pod_selector, &wide.pod_selector)
         && Direction::BOTH.into_iter().all(|direction| {
             let Some(rules) = narrow.rules(direction) else {
                 return true;

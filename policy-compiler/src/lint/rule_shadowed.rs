@@ -3,7 +3,7 @@
 
 use super::{
     Lint,
-    context::{Context, at_words, decides, is_closed, place},
+    context::{Context, at_words, decides, is_closed, is_left_out, place},
     cover::{Matched, subject_implies},
 };
 use crate::{
@@ -81,7 +81,7 @@ pub(super) fn each_covered(context: &Context<'_>, mut report: impl FnMut(&Covere
                 else {
                     continue;
                 };
-                let Some(covering) = covering(&rules, position, matched) else {
+                let Some(covering) = covering(context, &rules, position, matched) else {
                     continue;
                 };
                 let by: Vec<_> = covering.iter().filter_map(|at| rules.get(*at)).collect();
@@ -99,7 +99,7 @@ pub(super) fn each_covered(context: &Context<'_>, mut report: impl FnMut(&Covere
     }
 }
 
-/// A rule, its policy and position, and what it decides.
+/// A rule, its policy and position, and what it decides, also on paper only.
 type Ranked<'a> = (&'a AdminPolicy, usize, &'a AdminRule, Option<Matched>);
 
 /// The rules of a tier in order of precedence.
@@ -114,7 +114,12 @@ fn precedence<'a>(context: &Context<'a>, tier: Tier, direction: Direction) -> Ve
 }
 
 /// The positions of earlier rules that together match everything a rule does, for all its subjects.
-fn covering(rules: &[Ranked<'_>], position: usize, matched: &Matched) -> Option<Vec<usize>> {
+fn covering(
+    context: &Context<'_>,
+    rules: &[Ranked<'_>],
+    position: usize,
+    matched: &Matched,
+) -> Option<Vec<usize>> {
     let (policy, ..) = rules.get(position)?;
     if matched.is_nothing() {
         return None;
@@ -123,6 +128,7 @@ fn covering(rules: &[Ranked<'_>], position: usize, matched: &Matched) -> Option<
         .iter()
         .enumerate()
         .take(position)
+        .filter(|(_, (earlier, _, rule, _))| !is_left_out(earlier, rule, context.snapshot))
         .filter(|(_, (earlier, ..))| subject_implies(&policy.subject, &earlier.subject))
         .filter_map(|(at, (.., matched))| Some((at, matched.as_ref()?)))
         .collect();

@@ -161,11 +161,15 @@ fn cell(id: DecisionId, tables: &Tables, reasons: &mut Reasons) -> Cell {
         (DecisionId::NONE, _) | (_, None) => Cell(0),
         (DecisionId::DEFER, _) => Cell::new(Cell::DEFER, tier(Tier::Default), false, 0),
         (_, Some(decision)) => {
-            let action = match decision.verdict {
+            // An audited denial is one of the table, which the datapath reports and does not enforce.
+            let with_all = decision.with_all();
+            let action = match with_all.verdict {
                 Verdict::Allow => Cell::ALLOW,
                 Verdict::Deny => Cell::DENY,
             };
-            Cell::new(action, tier(decision.tier), false, reasons.number(decision))
+            let audited = decision.audited.is_some();
+            let reason = reasons.number(decision);
+            Cell::new(action, tier(with_all.tier), audited, reason)
         }
     }
 }

@@ -112,6 +112,12 @@ impl fmt::Display for PolicyRef {
     }
 }
 
+/// The label that says whether a policy, or what the pods of a namespace lose, is enforced or audited.
+pub const MODE_LABEL: &str = "netpol.dev/mode";
+
+/// The value of [`MODE_LABEL`] that asks for reports instead of enforcement.
+pub const MODE_AUDIT: &str = "audit";
+
 /// A NetworkPolicy, defaulted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkPolicy {
@@ -125,6 +131,9 @@ pub struct NetworkPolicy {
     pub ingress: Option<Vec<NetworkRule>>,
     /// Egress rules; `None` if the policy does not isolate for egress.
     pub egress: Option<Vec<NetworkRule>>,
+    /// [`MODE_LABEL`] is `audit`: that the policy isolates is reported and not enforced (D9).
+    #[serde(default)]
+    pub audited: bool,
     /// `metadata.generation`, 0 offline.
     pub generation: i64,
     /// Where the object is written.
@@ -211,6 +220,9 @@ pub struct AdminPolicy {
     pub ingress: Vec<AdminRule>,
     /// `spec.egress`, in order.
     pub egress: Vec<AdminRule>,
+    /// [`MODE_LABEL`] is `audit`: what the policy denies is reported and not enforced (D8).
+    #[serde(default)]
+    pub audited: bool,
     /// `metadata.generation`, 0 offline.
     pub generation: i64,
     /// Where the object is written.

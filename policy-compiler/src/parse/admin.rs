@@ -122,6 +122,7 @@ fn policy(value: &Value, locator: &Locator<'_>, schema: Schema) -> Parsed<AdminP
         closed: true,
     };
     let (fields, meta) = frame.open(&mut r, value);
+    let audited = meta.is_audited(&mut r);
     let misnamed = schema.kind == AdminKind::Baseline && *meta.name != *"default";
     if misnamed {
         r.within(Step::Field("metadata"), |r| {
@@ -142,10 +143,12 @@ fn policy(value: &Value, locator: &Locator<'_>, schema: Schema) -> Parsed<AdminP
         None => None,
     };
     let at = r.here();
-    r.finish(
-        spec.filter(|_| !misnamed)
-            .map(|spec| AdminPolicy { at, ..spec }),
-    )
+    let policy = spec.filter(|_| !misnamed);
+    r.finish(policy.map(|policy| AdminPolicy {
+        audited,
+        at,
+        ..policy
+    }))
 }
 
 fn spec<'a>(
@@ -184,6 +187,7 @@ fn spec<'a>(
         subject: subject.unwrap_or(Subject::Nothing),
         ingress: ingress.unwrap_or_default(),
         egress: egress.unwrap_or_default(),
+        audited: false,
         generation: meta.generation,
         at: None,
     })

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     diagnostic::{ObjectRef, with_article},
     manifest::Step,
-    model::Labels,
+    model::{Labels, MODE_AUDIT, MODE_LABEL},
 };
 
 /// What is read of `metadata`.
@@ -29,6 +29,28 @@ pub(super) struct Meta {
     pub(super) created: Option<i64>,
     /// Kind and name of the controlling owner, else of the first.
     pub(super) owner: Option<(Arc<str>, Arc<str>)>,
+}
+
+impl Meta {
+    /// Whether the labels say that a policy is audited. Any other word enforces (D8).
+    pub(super) fn is_audited(&self, r: &mut Reader<'_>) -> bool {
+        match self.labels.get(MODE_LABEL) {
+            None | Some("enforce") => false,
+            Some(MODE_AUDIT) => true,
+            Some(other) => {
+                let message =
+                    format!("`{other}` is neither audit nor enforce: the policy is enforced");
+                r.within(Step::Field("metadata"), |r| {
+                    r.within(Step::Field("labels"), |r| {
+                        r.within(Step::Key(MODE_LABEL), |r| {
+                            r.warn("unknown-mode", message);
+                        });
+                    });
+                });
+                false
+            }
+        }
+    }
 }
 
 /// What the reader of a kind needs to know of it.

@@ -37,6 +37,7 @@ pub fn network_policy(
     let broken = fields.is_none() || matches!(spec, Some(None));
     let spec = spec.flatten().unwrap_or_else(|| Spec::empty(broken));
     let policy = NetworkPolicy {
+        audited: meta.is_audited(&mut r),
         namespace: meta.namespace,
         name: meta.name,
         pod_selector: spec.pod_selector,

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use super::{
     Cause, Connection, Fact, Outcome, Tri,
     index::{Evaluator, RuleId, RuleInfo},
-    party::{Entry, Identity, Party},
+    party::{Entry, Identity, Party, Unread},
 };
 use crate::{
     model::{Action, Direction, Tier},
@@ -49,6 +49,7 @@ impl Evaluator<'_> {
         }
         let question = Question {
             admin: self.matched_entries(&side.admin, peer, destination),
+            selected: side.is_selected(),
             isolated: !side.isolating.is_empty(),
             local: match direction {
                 Direction::Ingress => is_own_node(subject, peer),
@@ -117,6 +118,7 @@ impl Evaluator<'_> {
         destination: &Party,
     ) -> Option<Step<'e>> {
         let rule = self.rule(id);
+        let audited = rule.audited;
         if let Some(doubt) = rule.doubt {
             return Some(match rule.reference.tier {
                 // A rule of a NetworkPolicy can only admit.
@@ -125,7 +127,9 @@ impl Evaluator<'_> {
                     holds: Tri::Maybe(Fact::Doubt(doubt)),
                     act: Act::Rule(id, Action::Allow),
                 },
-                Tier::Admin | Tier::Baseline | Tier::Default => Step::anything(doubt),
+                Tier::Admin | Tier::Baseline | Tier::Default => {
+                    Step::anything(Unread { doubt, audited })
+                }
             });
         }
         if rule.closed {
@@ -134,7 +138,7 @@ impl Evaluator<'_> {
                 Action::Deny | Action::Pass => Some(Step {
                     ports: None,
                     holds: Tri::Yes,
-                    act: Act::Closed(id),
+                    act: Act::deny(Cause::FailClosed(id), audited),
                 }),
             };
         }
@@ -149,7 +153,10 @@ impl Evaluator<'_> {
         Some(Step {
             ports: (!ports.is_full()).then_some(ports),
             holds,
-            act: Act::Rule(id, rule.action),
+            act: match rule.action {
+                Action::Deny => Act::deny(Cause::Rule(id), audited),
+                Action::Allow | Action::Pass => Act::Rule(id, rule.action),
+            },
         })
     }
 }
@@ -157,11 +164,14 @@ impl Evaluator<'_> {
 /// One direction of one pair of ends, reduced to what can match.
 struct Question<'e> {
     admin: Vec<Step<'e>>,
+    /// Some NetworkPolicy certainly isolates.
+    selected: bool,
+    /// One of them is enforced.
     isolated: bool,
     local: Tri,
     itself: bool,
     network: Vec<Step<'e>>,
-    network_doubts: &'e [u32],
+    network_doubts: &'e [Unread],
     baseline: Vec<Step<'e>>,
 }
 
@@ -175,18 +185,37 @@ struct Step<'e> {
 
 #[derive(Clone, Copy)]
 enum Act {
+    /// Allow or Pass.
     Rule(RuleId, Action),
-    Closed(RuleId),
-    /// Allow or Deny, nobody knows.
+    Deny(Cause),
+    /// A denial that is noted and passed over.
+    Audited(Cause),
+    /// Allow, Deny or Pass, nobody knows.
     Anything,
+    /// Allow, Pass or a denial that is passed over, nobody knows.
+    AnythingAudited,
+}
+
+impl Act {
+    fn deny(cause: Cause, audited: bool) -> Self {
+        if audited {
+            Self::Audited(cause)
+        } else {
+            Self::Deny(cause)
+        }
+    }
 }
 
 impl Step<'_> {
-    fn anything(doubt: u32) -> Self {
+    fn anything(Unread { doubt, audited }: Unread) -> Self {
         Step {
             ports: None,
             holds: Tri::Maybe(Fact::Doubt(doubt)),
-            act: Act::Anything,
+            act: if audited {
+                Act::AnythingAudited
+            } else {
+                Act::Anything
+            },
         }
     }
 
@@ -206,6 +235,8 @@ struct Answers {
     tier: Tier,
     cause: Cause,
     passed: [Option<RuleId>; 2],
+    /// The first denial that was passed over on the way.
+    audited: Option<Cause>,
     facts: Vec<Fact>,
 }
 
@@ -235,6 +266,7 @@ impl Question<'_> {
     fn ordered(steps: &[Step<'_>], tier: usize, key: u32, next: &dyn Fn() -> Answers) -> Answers {
         let mut before: Vec<(Answers, Fact)> = Vec::new();
         let mut decided = None;
+        let mut audited = None;
         for step in steps {
             let holds = step.holds_at(key);
             if holds == Tri::No {
@@ -248,13 +280,22 @@ impl Question<'_> {
                     }
                     answers
                 }
-                Act::Rule(id, Action::Allow) => Answers::of(tier_of(tier), Cause::Rule(id), true),
-                Act::Rule(id, Action::Deny) => Answers::of(tier_of(tier), Cause::Rule(id), false),
-                Act::Closed(id) => Answers::of(tier_of(tier), Cause::FailClosed(id), false),
+                Act::Rule(id, _) => Answers::of(tier_of(tier), Cause::Rule(id), true),
+                Act::Deny(cause) => Answers::of(tier_of(tier), cause, false),
+                Act::Audited(cause) => {
+                    if holds == Tri::Yes {
+                        audited.get_or_insert(cause);
+                    }
+                    continue;
+                }
                 Act::Anything => Answers {
                     allow: true,
                     deny: true,
                     ..Answers::default()
+                },
+                Act::AnythingAudited => Answers {
+                    allow: true,
+                    ..next()
                 },
             };
             match holds {
@@ -265,20 +306,20 @@ impl Question<'_> {
                 }
             }
         }
-        decided.unwrap_or_else(next).after(before)
+        decided.unwrap_or_else(next).behind(audited).after(before)
     }
 
     fn network_tier(&self, key: u32, baseline: &dyn Fn() -> Answers) -> Answers {
         let allow = |cause| Answers::of(Tier::NetworkPolicy, cause, true);
         let mut before: Vec<(Answers, Fact)> = Vec::new();
-        for doubt in self.network_doubts {
+        for Unread { doubt, audited } in self.network_doubts {
             before.push((allow(Cause::Isolated), Fact::Doubt(*doubt)));
-            if !self.isolated {
+            if !self.isolated && !audited {
                 let deny = Answers::of(Tier::NetworkPolicy, Cause::Isolated, false);
                 before.push((deny, Fact::Doubt(*doubt)));
             }
         }
-        if !self.isolated {
+        if !self.selected {
             return baseline().after(before);
         }
         match self.local {
@@ -297,6 +338,9 @@ impl Question<'_> {
                 Tri::No => {}
             }
         }
+        if !self.isolated {
+            return baseline().behind(Some(Cause::Isolated)).after(before);
+        }
         Answers::of(Tier::NetworkPolicy, Cause::Isolated, false).after(before)
     }
 }
@@ -309,8 +353,15 @@ impl Answers {
             tier,
             cause,
             passed: [None; 2],
+            audited: None,
             facts: Vec::new(),
         }
+    }
+
+    /// Notes a denial that was passed over before.
+    fn behind(mut self, audited: Option<Cause>) -> Self {
+        self.audited = audited.or(self.audited);
+        self
     }
 
     /// Adds what happens if rules before this point match after all.
@@ -343,6 +394,7 @@ impl Answers {
             tier: self.tier,
             cause: self.cause,
             passed: self.passed,
+            audited: self.audited.filter(|_| self.allow),
         }
     }
 }
@@ -359,6 +411,7 @@ fn certain(cause: Cause) -> Outcome {
         tier: Tier::Default,
         cause,
         passed: [None; 2],
+        audited: None,
     }
 }
 

@@ -62,6 +62,7 @@ pub struct Evaluator<'a> {
 #[derive(Debug)]
 pub(crate) struct PolicyInfo<'a> {
     pub(crate) reference: PolicyRef,
+    pub(super) audited: bool,
     pub(super) subject: SubjectOf<'a>,
     /// Rules in order; `None` where the policy has nothing to say about the direction.
     pub(crate) ingress: Option<Vec<RuleId>>,
@@ -107,6 +108,8 @@ pub(crate) struct RuleInfo {
     pub(crate) action: Action,
     /// Fails closed: an Allow matches nothing, anything else denies everything.
     pub(crate) closed: bool,
+    /// The policy is audited: what the rule denies is noted, and the next rule asked.
+    pub(crate) audited: bool,
     /// `None` matches every peer.
     pub(crate) peers: Option<Vec<TermId>>,
     pub(crate) ports: Ports,
@@ -329,6 +332,7 @@ impl<'a, 'd> Builder<'a, 'd> {
                             },
                             action: Action::Allow,
                             closed: false,
+                            audited: policy.audited,
                             peers,
                             ports,
                             doubt: self.doubt(&reference, |extent| {
@@ -341,6 +345,7 @@ impl<'a, 'd> Builder<'a, 'd> {
         };
         let (ingress, egress) = (rules(Direction::Ingress), rules(Direction::Egress));
         self.push(PolicyInfo {
+            audited: policy.audited && whole.is_none(),
             subject: match whole.or(subject) {
                 Some(_) => SubjectOf::Any,
                 None => SubjectOf::Own(&policy.pod_selector),
@@ -385,6 +390,7 @@ impl<'a, 'd> Builder<'a, 'd> {
                         },
                         action: rule.action,
                         closed: rule.closed.is_some() || unresolved,
+                        audited: policy.audited,
                         peers: Some(peers),
                         ports,
                         doubt: self.doubt(&reference, |extent| {
@@ -402,6 +408,7 @@ impl<'a, 'd> Builder<'a, 'd> {
             }
         };
         self.push(PolicyInfo {
+            audited: policy.audited,
             subject,
             ingress: Some(ingress),
             egress: Some(egress),
@@ -423,6 +430,8 @@ impl<'a, 'd> Builder<'a, 'd> {
         for (doubt, index) in doubts.iter().zip(0..) {
             // Egress, ingress: whether the policy is known to have nothing to say.
             let mut silent = [false; 2];
+            // Of a policy that cannot be read as a whole nobody knows whether it is enforced.
+            let mut audited = false;
             let place = if let Some(namespace) = &doubt.policy.namespace {
                 let key = (namespace.clone(), doubt.policy.name.clone());
                 if self.snapshot.network_policies.contains_key(&key) {
@@ -436,6 +445,7 @@ impl<'a, 'd> Builder<'a, 'd> {
                     (Extent::Direction(_) | Extent::Rule(..), Some(_)) => continue,
                     (Extent::Subject, Some(known)) => {
                         silent = Direction::BOTH.map(|way| known.rules(way).is_empty());
+                        audited = known.audited;
                     }
                     _ => {}
                 }
@@ -446,6 +456,7 @@ impl<'a, 'd> Builder<'a, 'd> {
             ));
             self.push(PolicyInfo {
                 reference: doubt.policy.clone(),
+                audited,
                 subject: SubjectOf::Any,
                 ingress: None,
                 egress: None,

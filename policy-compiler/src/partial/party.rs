@@ -56,12 +56,14 @@ pub(super) enum Address {
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Side {
     pub(super) admin: Vec<Entry>,
-    /// NetworkPolicies that certainly isolate the pod.
+    /// NetworkPolicies that certainly isolate the pod and are enforced.
     pub(super) isolating: Vec<PolicyId>,
-    /// Their rules, by policy name and position.
+    /// Those that certainly isolate it and are audited.
+    pub(super) auditing: Vec<PolicyId>,
+    /// The rules of both, by policy name and position.
     pub(super) network: Vec<RuleId>,
     /// Unreadable NetworkPolicies that may isolate and admit.
-    pub(super) network_doubts: Vec<u32>,
+    pub(super) network_doubts: Vec<Unread>,
     pub(super) baseline: Vec<Entry>,
 }
 
@@ -69,18 +71,32 @@ impl Side {
     /// Whether no policy has anything to say.
     pub(super) fn is_empty(&self) -> bool {
         self.admin.is_empty()
-            && self.isolating.is_empty()
+            && !self.is_selected()
             && self.network_doubts.is_empty()
             && self.baseline.is_empty()
     }
+
+    /// Whether some NetworkPolicy certainly isolates the pod, be it enforced or audited.
+    pub(super) fn is_selected(&self) -> bool {
+        !self.isolating.is_empty() || !self.auditing.is_empty()
+    }
+}
+
+/// A policy, or a rule, that cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Unread {
+    /// Index into the doubts.
+    pub(super) doubt: u32,
+    /// The policy is audited: whatever it says, it denies nothing.
+    pub(super) audited: bool,
 }
 
 /// A step of an ordered tier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Entry {
     Rule(RuleId),
-    /// An unreadable policy; an index into the doubts.
-    Doubt(u32),
+    /// An unreadable policy.
+    Doubt(Unread),
 }
 
 /// Switches that an answer depends on.
@@ -198,9 +214,9 @@ impl Party {
         matches!(self.identity, Identity::Node(_))
     }
 
-    /// Whether some NetworkPolicy certainly isolates the pod in `direction`.
+    /// Whether some NetworkPolicy, be it enforced or audited, certainly isolates the pod in `direction`.
     pub fn is_isolated(&self, direction: Direction) -> bool {
-        !self.side(direction).isolating.is_empty()
+        self.side(direction).is_selected()
     }
 
     pub(super) fn term(&self, term: TermId, kind: &Term<'_>) -> Tri {
@@ -318,7 +334,7 @@ impl Evaluator<'_> {
                     .any(names_blocks),
             local_node_egress: direction == Direction::Egress
                 && super::decide::is_own_node(subject, peer) != Tri::No
-                && !side.isolating.is_empty(),
+                && side.is_selected(),
         }
     }
 
@@ -460,10 +476,15 @@ impl Evaluator<'_> {
             if !self.selects(&policy.subject, pod) {
                 continue;
             }
+            let audited = policy.audited;
             match (policy.doubt(direction), policy.rules(direction)) {
-                (Some(doubt), _) => side.network_doubts.push(doubt),
+                (Some(doubt), _) => side.network_doubts.push(Unread { doubt, audited }),
                 (None, Some(rules)) => {
-                    side.isolating.push(*id);
+                    if audited {
+                        side.auditing.push(*id);
+                    } else {
+                        side.isolating.push(*id);
+                    }
                     side.network.extend_from_slice(rules);
                 }
                 (None, None) => {}
@@ -479,8 +500,9 @@ impl Evaluator<'_> {
             if !self.selects(&policy.subject, pod) {
                 continue;
             }
+            let audited = policy.audited;
             match policy.doubt(direction) {
-                Some(doubt) => entries.push(Entry::Doubt(doubt)),
+                Some(doubt) => entries.push(Entry::Doubt(Unread { doubt, audited })),
                 None => entries.extend(
                     policy
                         .rules(direction)

@@ -27,19 +27,28 @@ pub fn network_policy(settings: Settings) -> impl Strategy<Value = NetworkPolicy
         selection,
         option::weighted(0.7, rules()),
         option::weighted(0.5, rules()),
+        audited(settings),
     )
-        .prop_map(|(namespace, name, pod_selector, ingress, egress)| {
-            let isolates = ingress.is_some() || egress.is_some();
-            NetworkPolicy {
-                namespace: namespace.into(),
-                name: name.into(),
-                pod_selector,
-                ingress: ingress.or((!isolates).then(Vec::new)),
-                egress,
-                generation: 0,
-                at: None,
-            }
-        })
+        .prop_map(
+            |(namespace, name, pod_selector, ingress, egress, audited)| {
+                let isolates = ingress.is_some() || egress.is_some();
+                NetworkPolicy {
+                    namespace: namespace.into(),
+                    name: name.into(),
+                    pod_selector,
+                    ingress: ingress.or((!isolates).then(Vec::new)),
+                    egress,
+                    audited,
+                    generation: 0,
+                    at: None,
+                }
+            },
+        )
+}
+
+/// One policy in four, where policies may be audited at all.
+fn audited(settings: Settings) -> impl Strategy<Value = bool> {
+    prop::bool::weighted(if settings.audited { 0.25 } else { 0.0 })
 }
 
 /// A rule of a NetworkPolicy.
@@ -154,9 +163,10 @@ fn policy(settings: Settings, kind: AdminKind) -> impl Strategy<Value = AdminPol
         subject,
         rules(Direction::Ingress),
         rules(Direction::Egress),
+        audited(settings),
     )
         .prop_map(
-            move |(name, tier, priority, subject, ingress, egress)| AdminPolicy {
+            move |(name, tier, priority, subject, ingress, egress, audited)| AdminPolicy {
                 kind,
                 name: name.into(),
                 tier,
@@ -164,6 +174,7 @@ fn policy(settings: Settings, kind: AdminKind) -> impl Strategy<Value = AdminPol
                 subject,
                 ingress,
                 egress,
+                audited,
                 generation: 0,
                 at: None,
             },

@@ -208,6 +208,7 @@ fn judge<'a>(
         tier: Tier::Default,
         reason,
         passed: vec![],
+        audited: None,
     };
     if same && !flow.via_service {
         let own = || allowed(Reason::SelfTraffic);
@@ -249,8 +250,9 @@ fn judge<'a>(
             return Ok(allowed(Reason::Default));
         };
         let decision = reasons.get(cell.reason()).expect("every cell has a reason");
+        assert_eq!(cell.audit(), decision.audited.is_some());
         assert_eq!(
-            cell.action() == Cell::ALLOW,
+            cell.action() == Cell::ALLOW || cell.audit(),
             decision.verdict == Verdict::Allow
         );
         Ok((**decision).clone())

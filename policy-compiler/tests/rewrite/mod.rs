@@ -76,16 +76,23 @@ pub(crate) fn alternatives(rule: &AdminRule) -> Vec<AdminRule> {
 }
 
 pub(crate) fn each_rule(trace: &mut Trace, mut edit: impl FnMut(&mut RuleRef)) {
-    for Decision { reason, passed, .. } in [&mut trace.egress, &mut trace.ingress] {
-        passed.iter_mut().for_each(&mut edit);
-        match reason {
-            Reason::Rule(rule) | Reason::FailClosed(rule) => edit(rule),
-            Reason::Isolated(_)
-            | Reason::LocalNode
-            | Reason::SelfTraffic
-            | Reason::NotASubject
-            | Reason::Default => {}
+    for decision in [&mut trace.egress, &mut trace.ingress] {
+        edit_decision(decision, &mut edit);
+        if let Some(denial) = &mut decision.audited {
+            edit_decision(denial, &mut edit);
         }
+    }
+}
+
+fn edit_decision(decision: &mut Decision, mut edit: impl FnMut(&mut RuleRef)) {
+    decision.passed.iter_mut().for_each(&mut edit);
+    match &mut decision.reason {
+        Reason::Rule(rule) | Reason::FailClosed(rule) => edit(rule),
+        Reason::Isolated(_)
+        | Reason::LocalNode
+        | Reason::SelfTraffic
+        | Reason::NotASubject
+        | Reason::Default => {}
     }
 }
 

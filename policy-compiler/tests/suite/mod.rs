@@ -48,7 +48,7 @@ pub(crate) fn check<S: Strategy>(
 pub(crate) struct Coverage(BTreeMap<&'static str, u64>);
 
 /// What every suite of verdicts must meet.
-pub(crate) const EVERYTHING: [&str; 12] = [
+pub(crate) const EVERYTHING: [&str; 13] = [
     "allow",
     "deny",
     "pass",
@@ -61,6 +61,7 @@ pub(crate) const EVERYTHING: [&str; 12] = [
     "admin-rule",
     "network-rule",
     "baseline-rule",
+    "audited",
 ];
 
 impl Coverage {
@@ -82,6 +83,9 @@ impl Coverage {
     fn decision(&mut self, decision: &Decision) {
         if !decision.passed.is_empty() {
             self.met("pass");
+        }
+        if decision.audited.is_some() {
+            self.met("audited");
         }
         self.met(match (&decision.reason, decision.tier) {
             (Reason::Rule(_), Tier::Admin) => "admin-rule",

@@ -100,7 +100,10 @@ impl Compiler {
         let has_namespace = self.snapshot.namespaces.contains_key(&key.0);
         let both = [&before, &policy];
         for direction in Direction::BOTH {
-            let [old, new] = both.map(|policy| policy.as_ref().and_then(|p| p.rules(direction)));
+            let [old, new] = both.map(|policy| {
+                let policy = policy.as_ref()?;
+                Some((policy.audited, policy.rules(direction)?))
+            });
             if let Some(before) = before.as_ref().filter(|_| old != new) {
                 self.retire(before.policy_ref(), direction);
             }
@@ -134,7 +137,7 @@ impl Compiler {
         for direction in Direction::BOTH {
             let seen = |policy: &Option<Arc<AdminPolicy>>| {
                 let policy = policy.as_ref();
-                policy.map(|policy| (policy.tier, policy.rules(direction).to_vec()))
+                policy.map(|p| (p.tier, p.audited, p.rules(direction).to_vec()))
             };
             if let Some(before) = before.as_ref().filter(|_| seen(&before) != seen(&policy)) {
                 self.retire(before.policy_ref(), direction);

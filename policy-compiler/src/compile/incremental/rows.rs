@@ -12,8 +12,8 @@ use crate::{
         ClassId, DecisionId, PortSetId, Row, RowId, Tables,
         hash::FastMap,
         peers::Signature,
-        reduce::{Candidate, Exempt, Outcome, Situation, explain, reduce},
-        rules::{Peers, Rule},
+        reduce::{Candidate, Exempt, Isolation, Outcome, Situation, explain, reduce},
+        rules::{Isolating, Peers, Rule},
         subjects::id,
     },
     model::{ContainerPort, Direction, PolicyRef},
@@ -39,7 +39,7 @@ pub(super) struct RowState {
     pub(super) refs: u32,
     rules: Vec<Arc<Rule>>,
     /// The policies that isolate; `None` if none does.
-    isolating: Option<Vec<PolicyRef>>,
+    isolating: Option<Isolating>,
     /// Indices of rules that match every class.
     everywhere: Vec<u32>,
     names_everywhere: bool,
@@ -62,7 +62,7 @@ impl RowState {
         ruleset: Ruleset,
         refs: u32,
         rules: Vec<Arc<Rule>>,
-        isolating: Option<Vec<PolicyRef>>,
+        isolating: Option<Isolating>,
     ) -> Self {
         let indexed = (0u32..).zip(&rules);
         let everywhere: Vec<&Arc<Rule>> = rules
@@ -146,13 +146,13 @@ impl RowState {
         };
         let candidates: Vec<_> = matching.iter().filter_map(candidate).collect();
         let situation = Situation {
-            isolated: self.isolating.is_some(),
+            isolation: Isolation::by(self.isolating.as_ref()),
             exempt,
         };
         let outcomes = reduce(&candidates, situation);
         let decisions = outcomes.map(|outcome| {
             *self.decisions.entry(*outcome).or_insert_with(|| {
-                let isolating = self.isolating.as_deref().unwrap_or_default();
+                let isolating = self.isolating.as_ref();
                 interner.decision(explain(*outcome, &self.rules, isolating))
             })
         });

@@ -17,7 +17,9 @@ use crate::{
     compile::{
         ClassId, PodTable, RowId,
         hash::FastMap,
-        rules::{self, Atoms as LocalAtoms, Peers, Rule, Selecting, admin_rule, network_rule},
+        rules::{
+            self, Atoms as LocalAtoms, Isolating, Peers, Rule, Selecting, admin_rule, network_rule,
+        },
         subjects::named_ports,
     },
     model::{AdminPolicy, Direction, NetworkPolicy, Pod, PodKey, PolicyRef, Tier},
@@ -38,8 +40,8 @@ pub(super) struct Subject {
 struct Use {
     rules: Vec<Arc<Rule>>,
     policy: (PolicyRef, Direction),
-    /// The policy is one that isolates.
-    isolates: bool,
+    /// Whether the policy is audited, if it is one that isolates.
+    isolates: Option<bool>,
     /// Rows that follow the rules.
     refs: u32,
 }
@@ -105,12 +107,8 @@ impl Compiler {
                 .uses_of(&ruleset)
                 .flat_map(|of| of.rules.iter().cloned())
                 .collect();
-            let isolating: Vec<_> = self
-                .uses_of(&ruleset)
-                .filter(|of| of.isolates)
-                .map(|of| of.policy.0.clone())
-                .collect();
-            let isolating = (!isolating.is_empty()).then_some(isolating);
+            let isolate = |of: &Use| Some((of.policy.0.clone(), of.isolates?));
+            let isolating = Isolating::of(self.uses_of(&ruleset).filter_map(isolate));
             let state = RowState::new(ruleset, refs, rules, isolating);
             let row = self.rows.insert(number, state);
             self.name_atoms(row, None);
@@ -226,8 +224,16 @@ impl Compiler {
         for policy in admin.iter().filter(|policy| policy.tier == Tier::Admin) {
             uses.extend(self.use_admin(policy, direction));
         }
+        let isolates = |policy: &Arc<NetworkPolicy>| policy.rules(direction).is_some();
+        let is_enforced = network.iter().any(|it| !it.audited && isolates(it));
         for policy in network {
-            uses.extend(self.use_network(policy, direction));
+            // Beside an enforced policy an audited one can only admit.
+            let is_idle = is_enforced
+                && policy.audited
+                && policy.rules(direction).is_none_or(<[_]>::is_empty);
+            if !is_idle {
+                uses.extend(self.use_network(policy, direction));
+            }
         }
         for policy in admin.iter().filter(|policy| policy.tier == Tier::Baseline) {
             uses.extend(self.use_admin(policy, direction));
@@ -270,7 +276,7 @@ impl Compiler {
         let rules =
             rules.map(|(index, rule)| network_rule(policy, direction, index, rule, &mut atoms));
         let rules = rules.collect();
-        Some(self.insert_use(key, rules, &atoms, true))
+        Some(self.insert_use(key, rules, &atoms, Some(policy.audited)))
     }
 
     fn use_admin(&mut self, policy: &AdminPolicy, direction: Direction) -> Option<u32> {
@@ -290,7 +296,7 @@ impl Compiler {
             })
             .collect();
         // Rules that all fail closed by matching nothing are none.
-        (!rules.is_empty()).then(|| self.insert_use(key, rules, &atoms, false))
+        (!rules.is_empty()).then(|| self.insert_use(key, rules, &atoms, None))
     }
 
     fn insert_use(
@@ -298,7 +304,7 @@ impl Compiler {
         key: (PolicyRef, Direction),
         mut rules: Vec<Rule>,
         local: &LocalAtoms,
-        isolates: bool,
+        isolates: Option<bool>,
     ) -> u32 {
         for rule in &mut rules {
             if let Peers::Any(atoms) = &mut rule.peers {
