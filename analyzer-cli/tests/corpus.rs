@@ -115,16 +115,23 @@ fn compare(expected: &ExpectedFlow, told: &Value) -> Result<(), String> {
             .collect(),
     };
     // The passing rules before a reason are not part of a line.
-    for reason in expected
-        .because
-        .split(" and ")
-        .filter_map(|chain| chain.split(" -> ").last())
-    {
-        let Some(found) = deciding
-            .iter()
-            .position(|(direction, side)| spell(direction, side) == short(reason))
-        else {
-            return Err(format!("nothing says `{}`", short(reason)));
+    for reason in expected.because.split(" and ") {
+        let (reason, denial) = match reason.split_once(" (audited: ") {
+            Some((reason, denial)) => (reason, denial.strip_suffix(')')),
+            None => (reason, None),
+        };
+        let last = |chain: &str| short(chain.split(" -> ").last().unwrap_or_default());
+        let wanted = (last(reason), denial.map(last));
+        let says = |(direction, side): &(&str, &Value)| {
+            let denial = side.get("audited");
+            let said = (
+                spell(direction, side),
+                denial.map(|it| spell(direction, it)),
+            );
+            said == wanted
+        };
+        let Some(found) = deciding.iter().position(says) else {
+            return Err(format!("nothing says {wanted:?}"));
         };
         deciding.remove(found);
     }

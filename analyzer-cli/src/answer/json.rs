@@ -77,6 +77,9 @@ pub struct Decided {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     passed: Vec<String>,
     r#for: PortsJson,
+    /// What would deny this part if audited policies were enforced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audited: Option<Box<Decided>>,
 }
 
 /// A part that missing facts decide.
@@ -339,6 +342,10 @@ impl Decided {
                 .map(|rule| format!("{} {}[{}]", rule.policy, rule.direction, rule.index))
                 .collect(),
             r#for: ports_json(part),
+            audited: decision.audited.as_ref().map(|denial| {
+                let denial = Self::new(evaluator, direction, part, denial);
+                Box::new(denial)
+            }),
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use policy_compiler::{
-    Reason, Verdict,
+    Decision, Reason, RuleRef, Verdict,
     model::{Direction, Family, PodKey},
     portmap::PortSet,
 };
@@ -236,24 +236,24 @@ fn sides(world: &World, cell: &Cell) -> Vec<Vec<String>> {
                 Verdict::Allow => format!("allowed {ports}"),
                 Verdict::Deny => format!("not allowed {ports}"),
             };
-            let (reason, at) = reason(world, direction, &decision.reason);
-            let passed: Vec<String> = decision
-                .passed
-                .iter()
-                .map(|rule| {
-                    format!(
-                        ", passed by {} {}[{}]",
-                        rule.policy, rule.direction, rule.index
-                    )
-                })
-                .collect();
+            let (words_of_reason, at) = decided(world, direction, decision);
             rows.push(vec![
                 direction.to_string(),
                 brief(subject),
                 words,
-                format!("{reason}{}", passed.concat()),
+                words_of_reason,
                 at,
             ]);
+            if let Some(denial) = &decision.audited {
+                let (words_of_reason, at) = decided(world, direction, denial);
+                rows.push(vec![
+                    String::new(),
+                    String::new(),
+                    "would be denied".to_owned(),
+                    format!("{words_of_reason} (audit)"),
+                    at,
+                ]);
+            }
         }
         for (part, missing) in &side.unknown {
             rows.push(vec![
@@ -266,6 +266,19 @@ fn sides(world: &World, cell: &Cell) -> Vec<Vec<String>> {
         }
     }
     rows
+}
+
+/// What decided, after the rules that passed it on, and where it is written.
+fn decided(world: &World, direction: Direction, decision: &Decision) -> (String, String) {
+    let (mut reason, at) = reason(world, direction, &decision.reason);
+    if decision.audited.is_some() && decision.reason == Reason::Default {
+        "no policy that is enforced decides it".clone_into(&mut reason);
+    }
+    let passed = decision.passed.iter().map(|rule| {
+        let RuleRef { policy, index, .. } = rule;
+        format!(", passed by {policy} {}[{index}]", rule.direction)
+    });
+    (format!("{reason}{}", passed.collect::<String>()), at)
 }
 
 fn reason(world: &World, direction: Direction, reason: &Reason) -> (String, String) {

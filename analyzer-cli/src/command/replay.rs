@@ -127,6 +127,9 @@ struct SideJson {
     policy: Option<String>,
     rule: Option<u32>,
     reason: Option<&'static str>,
+    /// What would deny the flow if audited policies were enforced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audited: Option<Box<SideJson>>,
 }
 
 fn judge(world: &World, evaluator: &Evaluator<'_>, text: &str, number: u32) -> Line {
@@ -305,6 +308,7 @@ impl SideJson {
                 policy: None,
                 rule: None,
                 reason: None,
+                audited: None,
             };
         };
         let (policy, rule) = match &decision.reason {
@@ -325,7 +329,22 @@ impl SideJson {
             policy,
             rule,
             reason: reason_name(&decision.reason),
+            audited: decision
+                .audited
+                .as_ref()
+                .map(|denial| Box::new(Self::of(Some(denial)))),
         }
+    }
+
+    /// `t/in ingress[0]`, `t/in isolated`.
+    fn words(&self, name: &str) -> String {
+        let rule = self
+            .rule
+            .map(|rule| format!(" {name}[{rule}]"))
+            .unwrap_or_default();
+        let policy = self.policy.clone().unwrap_or_default();
+        let reason = self.reason.unwrap_or_default();
+        format!("{policy}{rule} {reason}").trim().to_owned()
     }
 }
 
@@ -346,14 +365,14 @@ fn rows(lines: &[Line], head: bool) -> Vec<Vec<String>> {
                 .into_iter()
                 .filter_map(|(name, side)| {
                     let side = side.as_ref()?;
-                    let rule = side
-                        .rule
-                        .map(|rule| format!(" {name}[{rule}]"))
-                        .unwrap_or_default();
-                    let policy = side.policy.clone().unwrap_or_default();
-                    let reason = side.reason.unwrap_or_default();
-                    let words = format!("{policy}{rule} {reason}");
-                    Some(format!("{name} {}: {}", side.verdict, words.trim()))
+                    let would_be = match &side.audited {
+                        Some(denial) => {
+                            format!("; would be denied: {} (audit)", denial.words(name))
+                        }
+                        None => String::new(),
+                    };
+                    let words = side.words(name);
+                    Some(format!("{name} {}: {words}{would_be}", side.verdict))
                 })
                 .collect::<Vec<_>>()
                 .join(", "),

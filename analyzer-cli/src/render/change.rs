@@ -129,9 +129,25 @@ pub fn name(kind: Kind) -> &'static str {
     }
 }
 
-/// One decision in a few words: `ingress denied: isolated by NetworkPolicy t/in`.
+/// One decision in a few words: `ingress denied: isolated by NetworkPolicy t/in`, and what would have
+/// been decided if audited policies were enforced.
 pub fn spell_decision(direction: Direction, decision: &Decision) -> String {
-    let reason = match &decision.reason {
+    let reason = spell_reason(direction, decision);
+    let would_be = match &decision.audited {
+        Some(denial) => format!(
+            "; would be denied: {} (audit)",
+            spell_reason(direction, denial)
+        ),
+        None => String::new(),
+    };
+    format!(
+        "{direction} {}: {reason}{would_be}",
+        verdict_name(decision.verdict)
+    )
+}
+
+fn spell_reason(direction: Direction, decision: &Decision) -> String {
+    match &decision.reason {
         Reason::Rule(rule) | Reason::FailClosed(rule) => {
             let at = rule.at.as_ref();
             let at = at.map(|at| format!(" ({at})")).unwrap_or_default();
@@ -145,8 +161,7 @@ pub fn spell_decision(direction: Direction, decision: &Decision) -> String {
         | Reason::SelfTraffic
         | Reason::NotASubject
         | Reason::Default) => reason_name(other).unwrap_or_default().to_owned(),
-    };
-    format!("{direction} {}: {reason}", verdict_name(decision.verdict))
+    }
 }
 
 /// What decided a cell, in a few words.

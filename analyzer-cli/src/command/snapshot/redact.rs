@@ -12,6 +12,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use policy_compiler::model::MODE_LABEL;
 use serde_json::{Map, Value, json};
 
 /// Hashes names.
@@ -162,7 +163,7 @@ impl Redactor {
         redacted
     }
 
-    /// Keys that Kubernetes gives a meaning stay, and so does what is no key.
+    /// Keys that Kubernetes or this engine gives a meaning stay, and so does what is no key.
     fn label_key(&self, key: &str) -> String {
         let prefix = key.split_once('/').map(|(prefix, _)| prefix);
         let known = prefix
@@ -171,7 +172,8 @@ impl Redactor {
             Some((prefix, name)) => (name, is_name(prefix)),
             None => (key, true),
         };
-        if known || CONTROLLER_KEYS.contains(&key) || !valid || !is_label(name) {
+        if known || key == MODE_LABEL || CONTROLLER_KEYS.contains(&key) || !valid || !is_label(name)
+        {
             key.to_owned()
         } else {
             self.hash(key)
@@ -179,7 +181,7 @@ impl Redactor {
     }
 
     fn label_value(&self, key: &str, value: &str) -> String {
-        if GENERATED_VALUES.contains(&key) || !is_label(value) {
+        if GENERATED_VALUES.contains(&key) || key == MODE_LABEL || !is_label(value) {
             value.to_owned()
         } else {
             self.name(value)
