@@ -17,7 +17,7 @@ use policy_compiler::{
     change::Change,
     compile::{Applied, Compiler, Delta},
     lower::{Capacity, Image, Lowered, Reasons, TooLarge},
-    model::{Pod, PodKey},
+    model::{MODE_AUDIT, MODE_LABEL, Pod, PodKey},
 };
 use policy_ebpf_common::{abi::Event, decide::Outcome, flow::Direction};
 use tracing::{info_span, instrument, warn};
@@ -114,7 +114,7 @@ pub enum Age {
 }
 
 /// The label by which a namespace asks that would-be drops of its pods are only counted and reported.
-pub const AUDIT_LABEL: (&str, &str) = ("netpol.dev/mode", "audit");
+pub const AUDIT_LABEL: (&str, &str) = (MODE_LABEL, MODE_AUDIT);
 
 /// What is to be enforced.
 #[derive(Clone, Copy, Debug)]

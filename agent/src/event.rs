@@ -31,7 +31,8 @@ impl<'a> Report<'a> {
         Self {
             event,
             pod: names.interface(event.ifindex),
-            decision: names.decisions.get(&reason).map(|decision| &**decision),
+            // A cell of an audited policy is a denial that is not enforced.
+            decision: names.decisions.get(&reason).map(|it| it.with_all()),
         }
     }
 

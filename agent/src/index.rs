@@ -374,7 +374,12 @@ impl Index {
         record.read(value, problems);
         record.rejected = rejected;
         if let Some(policy) = self.admin_policy(&record.policy) {
+            record.audited = policy.audited;
             record.judge(policy);
+        } else if let Some(namespace) = &key.namespace {
+            let key = (namespace.clone(), key.name.clone());
+            let policy = self.snapshot.network_policies.get(&key);
+            record.audited = policy.is_some_and(|policy| policy.audited);
         }
         Some(record)
     }

@@ -324,10 +324,14 @@ fn cell_json(matrix: &Matrix, cell: &Cell) -> Value {
 }
 
 fn decision_json(decision: &Decision) -> Value {
-    json!({
+    let mut json = json!({
         "verdict": reason::verdict(decision.verdict),
         "tier": decision.tier.to_string(),
         "because": reason::describe(decision),
         "at": reason::location(decision),
-    })
+    });
+    if let Some(denial) = &decision.audited {
+        json["audited"] = decision_json(denial);
+    }
+    json
 }

@@ -27,6 +27,8 @@ pub struct PolicyRecord {
     pub meaning: Option<Arc<AdminPolicy>>,
     /// Why the object as a whole is not a policy; the other fields say little then.
     pub rejected: Option<Arc<str>>,
+    /// What the policy denies is reported and not enforced.
+    pub audited: bool,
     /// The rules that fail closed, with what they do instead.
     pub unsupported: Vec<String>,
     /// What is wrong or probably not meant.
@@ -56,6 +58,7 @@ impl PolicyRecord {
             order: None,
             meaning: None,
             rejected: None,
+            audited: false,
             unsupported: Vec::new(),
             problems: Vec::new(),
             conditions: Vec::new(),
@@ -89,7 +92,7 @@ impl PolicyRecord {
         self.order = Some((policy.tier, policy.priority));
         for direction in [Direction::Ingress, Direction::Egress] {
             for (index, rule) in policy.rules(direction).iter().enumerate() {
-                if let Some(text) = unsupported(rule) {
+                if let Some(text) = unsupported(rule, policy.audited) {
                     self.unsupported
                         .push(format!("{direction}[{index}].{text}"));
                 }
@@ -115,7 +118,7 @@ impl Problem {
 }
 
 /// How a rule deviates from what is written in it, if it does.
-fn unsupported(rule: &AdminRule) -> Option<String> {
+fn unsupported(rule: &AdminRule, audited: bool) -> Option<String> {
     let (path, why) = match &rule.closed {
         Some(closed) => (&*closed.path, &*closed.why),
         None if rule.has_domain_names() => ("to", "domain names are not resolved"),
@@ -123,7 +126,57 @@ fn unsupported(rule: &AdminRule) -> Option<String> {
     };
     let instead = match rule.action {
         Action::Allow => "matches nothing",
+        Action::Deny | Action::Pass if audited => "would deny everything if it were enforced",
         Action::Deny | Action::Pass => "denies everything",
     };
     Some(format!("{path}: {why}, so the rule {instead}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use policy_compiler::snapshot::Options;
+    use serde_json::json;
+
+    use super::Value;
+    use crate::index::{Index, Kind, Watched};
+
+    /// What a watch keeps of an object of kind `Kind::ALL[KIND]`.
+    fn kept<const KIND: usize>(object: &Value) -> Value {
+        let watched = serde_json::from_value::<Watched<KIND>>(object.clone());
+        watched.unwrap().value
+    }
+
+    #[track_caller]
+    fn check(kind: Kind, mut policy: Value, keep: fn(&Value) -> Value) {
+        let mut index = Index::new("n1", Options::default());
+        for (mode, audited) in [("enforce", false), ("audit", true), ("enforce", false)] {
+            policy["metadata"]["labels"] = json!({"netpol.dev/mode": mode});
+            let effect = index.apply(kind, &keep(&policy));
+            assert!(effect.changed && effect.records, "{mode}");
+            let records: Vec<bool> = index.records().values().map(|it| it.audited).collect();
+            assert_eq!(records, [audited], "{mode}");
+            let snapshot = index.snapshot();
+            let mut network = snapshot.network_policies.values().map(|it| it.audited);
+            let mut admin = snapshot.admin_policies.values().map(|it| it.audited);
+            assert_eq!(network.next().or(admin.next()), Some(audited), "{mode}");
+        }
+    }
+
+    #[test]
+    fn a_label_that_audits_is_a_change_of_the_policy_and_of_its_record() {
+        let policy = json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+            "metadata": {"namespace": "shop", "name": "web", "uid": "u", "generation": 1},
+            "spec": {"podSelector": {}},
+        });
+        let kind = Kind::NetworkPolicy;
+        check(kind, policy, kept::<{ Kind::NetworkPolicy as usize }>);
+        let policy = json!({
+            "apiVersion": "policy.networking.k8s.io/v1alpha1", "kind": "AdminNetworkPolicy",
+            "metadata": {"name": "guard", "uid": "u", "generation": 1},
+            "spec": {"priority": 1, "subject": {"namespaces": {}}},
+        });
+        let kind = Kind::AdminNetworkPolicy;
+        check(kind, policy, kept::<{ Kind::AdminNetworkPolicy as usize }>);
+    }
 }

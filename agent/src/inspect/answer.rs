@@ -113,11 +113,16 @@ fn because(judgement: Judgement, names: &Names) -> String {
 fn rule(cell: Cell, names: &Names) -> String {
     match names.decisions.get(&cell.reason()) {
         Some(decision) => {
-            let at = reason::location(decision).map(|at| format!("  {at}"));
+            let said = decision.with_all();
+            let at = reason::location(said).map(|at| format!("  {at}"));
+            let instead = match &decision.audited {
+                Some(_) => format!("; audited, {} decides", reason::describe(decision)),
+                None => String::new(),
+            };
             format!(
-                "{} ({}){}",
-                reason::describe(decision),
-                decision.tier,
+                "{} ({}){}{instead}",
+                reason::describe(said),
+                said.tier,
                 at.unwrap_or_default()
             )
         }

@@ -157,7 +157,7 @@ fn conntrack(tables: &Pinned, names: &Names) -> Result<Listing> {
             ProtocolName(flow.protocol).to_string(),
             flow.idle_seconds.to_string(),
             state.to_owned(),
-            decision(Cell(flow.state.cell), names),
+            admitter(Cell(flow.state.cell), names),
         ]);
     }
     Ok(listing)
@@ -202,6 +202,7 @@ fn verdicts(tables: &Pinned, names: &Names) -> Result<Listing> {
                 let classes: Vec<String> = classes.iter().map(u16::to_string).collect();
                 for (ports, cell) in intervals(tables, &bank, RowEntry(entry)) {
                     let verdict = match cell.action() {
+                        _ if cell.audit() => "would drop",
                         Cell::ALLOW => "allow",
                         Cell::DEFER => "defer",
                         Cell::DESCEND => "continued",
@@ -214,7 +215,7 @@ fn verdicts(tables: &Pinned, names: &Names) -> Result<Listing> {
                         classes.join(","),
                         ports,
                         verdict.to_owned(),
-                        decision(cell, names),
+                        said(cell, names),
                         counter.packets.to_string(),
                     ]);
                 }
@@ -224,7 +225,16 @@ fn verdicts(tables: &Pinned, names: &Names) -> Result<Listing> {
     Ok(listing)
 }
 
-fn decision(cell: Cell, names: &Names) -> String {
+/// What a cell says, the denial of audited policies included.
+fn said(cell: Cell, names: &Names) -> String {
+    let decision = names.decisions.get(&cell.reason());
+    decision.map_or_else(String::new, |decision| {
+        reason::describe(decision.with_all())
+    })
+}
+
+/// What let a flow pass.
+fn admitter(cell: Cell, names: &Names) -> String {
     names
         .decisions
         .get(&cell.reason())

@@ -185,6 +185,7 @@ impl Tables for Watched<'_> {
         let found = self.tables.uniform(bank, index);
         let cell = Cell(found.unwrap_or_default());
         let action = match cell.action() {
+            _ if cell.audit() => "would drop",
             Cell::ALLOW => "allow",
             Cell::DEFER => "defer",
             _ => "deny",

@@ -54,6 +54,7 @@ fn policies(index: &Index) -> Value {
             "policy": record.policy.to_string(),
             "generation": record.generation,
             "rejected": record.rejected,
+            "audited": record.audited,
             "unsupported": record.unsupported,
             "problems": problems,
         })

@@ -138,6 +138,8 @@ fn count(sample: &Sample, metrics: &Metrics) {
 }
 
 fn labels(decision: &Decision) -> VerdictLabels {
+    let is_audited = decision.audited.is_some();
+    let decision = decision.with_all();
     let dir = match &decision.reason {
         Reason::Rule(rule) | Reason::FailClosed(rule) => match rule.direction {
             Direction::Ingress => "ingress",
@@ -155,6 +157,7 @@ fn labels(decision: &Decision) -> VerdictLabels {
         Tier::Default => "default",
     };
     let action = match decision.verdict {
+        Verdict::Deny if is_audited => "audit",
         Verdict::Allow => "allow",
         Verdict::Deny => "deny",
     };

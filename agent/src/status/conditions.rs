@@ -134,6 +134,9 @@ fn programmed(record: &PolicyRecord, fleet: &Fleet, digest: &str) -> Opinion {
     }
 
     let mut message = format!("{done}/{} nodes", fleet.len());
+    if record.audited {
+        message.push_str("; audited, not enforced");
+    }
     for (node, reason, detail) in failed.iter().chain(&pending).take(NAMED_NODES) {
         let _ = write!(message, "; {node}: {reason}");
         if !detail.is_empty() {
@@ -299,6 +302,33 @@ mod tests {
                     "NodesFailed",
                     message,
                 ),
+            ],
+        );
+    }
+
+    #[test]
+    fn an_audited_policy_is_said_not_to_be_enforced() {
+        let mut record = record();
+        record.audited = true;
+        let mut fleet = Fleet::from([("n1".into(), Some(node("new", None)))]);
+        let accepted = ("netpol.internal/Accepted", "True", "Valid", "");
+        let message = "1/1 nodes; audited, not enforced";
+        check(
+            &record,
+            &fleet,
+            &[
+                accepted,
+                ("netpol.internal/Programmed", "True", "AllNodes", message),
+            ],
+        );
+        fleet.insert("n2".into(), None);
+        let message = "1/2 nodes; audited, not enforced; n2: NoReport (no agent has reported)";
+        check(
+            &record,
+            &fleet,
+            &[
+                accepted,
+                ("netpol.internal/Programmed", "False", "Pending", message),
             ],
         );
     }

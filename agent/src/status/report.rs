@@ -102,15 +102,18 @@ pub struct UnsupportedPod {
     pub failure: Failure,
 }
 
-/// Identifies a set of cluster-scoped policies, each in one exact generation. Two agents that have read
-/// the same objects compute the same digest, whatever the order and whatever status was written since.
+/// Identifies a set of cluster-scoped policies, each in one exact generation and mode. Two agents that
+/// have read the same objects compute the same digest, whatever the order and whatever status was written
+/// since.
 pub fn digest<'a>(policies: impl IntoIterator<Item = &'a PolicyRecord>) -> String {
     let mut lines: Vec<String> = policies
         .into_iter()
         .filter(|record| record.policy.namespace.is_none())
         .map(|record| {
             let (policy, uid) = (&record.policy, &record.uid);
-            format!("{policy}\0{uid}\0{}\n", record.generation)
+            // A label does not count as a new generation.
+            let mode = if record.audited { "\0audited" } else { "" };
+            format!("{policy}\0{uid}\0{}{mode}\n", record.generation)
         })
         .collect();
     lines.sort_unstable();
@@ -153,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn digest_depends_on_generations_alone() {
+    fn digest_depends_on_generations_and_modes_alone() {
         let a = record(PolicyKind::AdminNetworkPolicy, "a", 1);
         let b = record(PolicyKind::ClusterNetworkPolicy, "b", 1);
         let newer = record(PolicyKind::ClusterNetworkPolicy, "b", 2);
@@ -161,6 +164,11 @@ mod tests {
         assert_eq!(digest([&a, &b]), digest([&b, &a, &np]));
         assert_ne!(digest([&a, &b]), digest([&a, &newer]));
         assert_ne!(digest([&a, &b]), digest([&a]));
+        let audited = PolicyRecord {
+            audited: true,
+            ..b.clone()
+        };
+        assert_ne!(digest([&a, &b]), digest([&a, &audited]));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! Basic policy on the wire: scenarios 16 to 27 of the datapath's list, host traffic (63 to 66), open
 //! connections and edits (41, 42), audit (73).
 
-use crate::world::{Icmp, LIMIT, Plan, Sctp, Tcp, Udp, World, pod, policy};
+use crate::world::{Icmp, LIMIT, Plan, Sctp, Tcp, Udp, World, audited, pod, policy};
 use std::{
     io::{Read as _, Write as _},
     time::Duration,
@@ -10,10 +10,13 @@ use std::{
 
 use agent::{
     args::{Attach, DatapathArgs, Established},
+    datapath,
     demo::{
         plan::Transport,
         probe::{Measured, PATIENCE},
     },
+    event::Report,
+    names::Names,
 };
 
 const EVERYTHING: [Transport; 4] = [Tcp(80), Udp(80), Sctp(80), Icmp];
@@ -380,6 +383,45 @@ metadata: {{name: z, labels: {{netpol.dev/mode: {mode}}}}}
     world.edit(&(closed + &namespace("enforce")));
     world.denies("y/b", "z/f", &EVERYTHING);
     world.denies("z/f", "outside", &EVERYTHING);
+}
+
+/// What the policy would keep out is reported and gets in; without the label it is kept out.
+#[test]
+fn s73_audit_of_a_policy() {
+    let of = |app: &str| {
+        format!("{{podSelector: {{matchLabels: {{app: {app}}}}}, policyTypes: [Ingress]}}")
+    };
+    let (closed, neighbour) = (policy("closed", &of("a")), policy("neighbour", &of("b")));
+    let mut plan = Plan {
+        policies: audited(&closed) + &neighbour,
+        ..Plan::default()
+    };
+    plan.datapath.events_per_second = 1000;
+    let mut world = World::with(plan);
+    // The log takes events off the buffer: look without an agent.
+    world.stop();
+    for (probe, measured) in world.measure("y/b", "x/a", &EVERYTHING) {
+        assert_eq!(measured, Measured::Allow, "{probe:?}");
+    }
+    let place = world.place("n1");
+    let names = Names::read(&place.state_dir).unwrap();
+    let events: Vec<_> = datapath::events(&place.bpffs).unwrap().collect();
+    // Each transport and family.
+    assert!(events.len() >= EVERYTHING.len() * 2, "{events:?}");
+    for event in &events {
+        let report = Report::new(event, &names);
+        assert_eq!((report.verdict(), event.audited), ("would drop", 1));
+        assert_eq!(report.because(), "isolated by NetworkPolicy x/closed");
+        assert_eq!(names.interface(event.ifindex), "x/a");
+    }
+    let explained = world.trace("n1", ["10.9.9.9", "x/a"], "tcp/80", None, false);
+    let said = "  would drop  isolated by NetworkPolicy x/closed (NetworkPolicy); audited, default decides";
+    assert!(explained.contains(said), "{explained}");
+    world.start();
+    // Another policy of the same namespace is enforced.
+    world.denies("y/b", "x/b", &EVERYTHING);
+    world.edit(&(closed + &neighbour));
+    world.denies("y/b", "x/a", &EVERYTHING);
 }
 
 #[test]

@@ -19,7 +19,7 @@ use agent::{
     },
 };
 
-use crate::world::{LIMIT, Plan, Tcp, Udp, World, policy};
+use crate::world::{LIMIT, Plan, Tcp, Udp, World, audited, policy};
 
 /// Shorter than the first retransmission of a SYN, which would be translated anew.
 const ONCE: [Duration; 1] = [Duration::from_millis(800)];
@@ -380,6 +380,24 @@ fn s36_a_denied_backend_on_the_own_node_denies_the_service() {
     for backends in [to_pod, to_node] {
         translate(&world, "n1", backends, "");
         assert_eq!(tally(&world, "x/a", Tcp(80), 4), [4, 4], "{backends:?}");
+    }
+}
+
+/// Backends that are only audited are reached, those beside them as well.
+#[test]
+fn s73_audit_of_a_policy_leaves_services_alone() {
+    let world = with(both(), &audited(&egress("a", 8080)));
+    for masquerade in [
+        "",
+        "ip daddr 10.40.0.0/16 ct status dnat masquerade; ip6 daddr fd00:40::/32 ct status dnat masquerade",
+    ] {
+        translate(&world, "n1", BOTH, masquerade);
+        for app in ["a", "b", "nobody"] {
+            world.edit(&audited(&egress(app, 8080)));
+            assert_eq!(tally(&world, "x/a", Tcp(80), 20), [20, 20], "{app}");
+        }
+        world.edit(&egress("a", 8080));
+        assert_eq!(tally(&world, "x/a", Tcp(80), 20), [10, 10], "{masquerade}");
     }
 }
 

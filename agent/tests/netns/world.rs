@@ -688,3 +688,9 @@ spec: {spec}
 ---"
     )
 }
+
+/// Policies of [`policy`], audited.
+pub(crate) fn audited(policies: &str) -> String {
+    let label = ", labels: {netpol.dev/mode: audit}}\nspec:";
+    policies.replace("}\nspec:", label)
+}
