@@ -14,7 +14,10 @@ mod future;
 mod reach;
 mod ways;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 
@@ -25,7 +28,7 @@ pub use ways::{Hop, Way, Ways};
 
 use crate::{
     model::{Direction, Entrances, Family, PodKey},
-    partial::{Evaluator, Outcome, Party},
+    partial::{self, Evaluator, Grid, Outcome, Party},
     portmap::PortSet,
     ranges,
     symbolic::TooMany,
@@ -40,6 +43,8 @@ pub struct Analysis<'a> {
     entrances: &'a Entrances,
     controllers: &'a [PodKey],
     families: Vec<Option<Family>>,
+    /// By family: what the classes may open to each other.
+    grids: Vec<Grid>,
     classes: Vec<Alike>,
     class_of: BTreeMap<PodKey, usize>,
     /// The ranges of outside addresses that policies tell apart.
@@ -96,6 +101,13 @@ impl<'a> Analysis<'a> {
         let snapshot = evaluator.snapshot();
         let families = alike::families(snapshot);
         let classes = alike::classes(evaluator, &families);
+        let seen_by = |family: usize| {
+            let parties = classes
+                .iter()
+                .filter_map(|class| class.parties().nth(family));
+            evaluator.grid(&parties.collect::<Vec<&Party>>())
+        };
+        let grids = (0..families.len()).map(seen_by).collect();
         let numbered = classes.iter().enumerate();
         let class_of = numbered
             .flat_map(|(number, class)| class.members.iter().map(move |key| (key.clone(), number)))
@@ -119,6 +131,7 @@ impl<'a> Analysis<'a> {
             entrances,
             controllers,
             families,
+            grids,
             classes,
             class_of,
         }
@@ -210,26 +223,81 @@ impl<'a> Analysis<'a> {
 
     fn pod_audiences(&self, targets: &[usize]) -> Vec<Audience<PodKey>> {
         let mut audiences = Vec::new();
-        for source in &self.classes {
-            let found: Vec<Reach> = targets
-                .iter()
-                .filter_map(|target| source.reach(self.evaluator, self.class(*target)?))
-                .collect();
-            if found.is_empty() {
+        let mut known: HashMap<Vec<Option<partial::Alike>>, (Reach, Vec<Because>)> = HashMap::new();
+        for (from, source) in self.classes.iter().enumerate() {
+            let alike = self.alike(from, targets);
+            let found = match alike.as_ref().and_then(|alike| known.get(alike)) {
+                Some(found) => Some(found.clone()),
+                None => self.pods_reach(from, targets),
+            };
+            let Some((reach, because)) = found else {
                 continue;
+            };
+            // The facts that are missing may be about the source.
+            if let Some(alike) = alike.filter(|_| reach.missing.is_empty()) {
+                known.insert(alike, (reach.clone(), because.clone()));
             }
-            let because = self.first(targets, |target| {
-                let pairs = source.parties().zip(target.parties());
-                let mut pairs = pairs.filter(|(from, to)| from.has_family() && to.has_family());
-                pairs.next()
-            });
-            let who = source.members.iter().cloned();
-            join(&mut audiences, who, Reach::merge(&found), because);
+            join(
+                &mut audiences,
+                source.members.iter().cloned(),
+                reach,
+                because,
+            );
         }
         for audience in &mut audiences {
             audience.who.sort();
         }
         audiences
+    }
+
+    /// What the pods of a class may open to several classes, and why; `None` if that is the same pod.
+    fn pods_reach(&self, from: usize, targets: &[usize]) -> Option<(Reach, Vec<Because>)> {
+        let reach = targets.iter().filter_map(|to| self.reach(from, *to));
+        let reach: Vec<Reach> = reach.collect();
+        let source = self.class(from).filter(|_| !reach.is_empty())?;
+        let because = self.first(targets, |target| {
+            (0..self.grids.len()).find_map(|family| source.meet(target, family))
+        });
+        Some((Reach::merge(&reach), because))
+    }
+
+    /// What a pod of one class may open to a pod of another; `None` for a pod to itself.
+    fn reach(&self, from: usize, to: usize) -> Option<Reach> {
+        let (source, target) = (self.class(from)?, self.class(to)?);
+        if from == to {
+            return source.reach(self.evaluator, target);
+        }
+        let mut found = Vec::new();
+        for (family, grid) in self.grids.iter().enumerate() {
+            let Some((source, target)) = source.meet(target, family) else {
+                continue;
+            };
+            let (always, unknown) = grid.through(grid.pair(from, to));
+            found.push(if unknown.is_empty() {
+                Reach {
+                    always,
+                    ..Reach::nothing()
+                }
+            } else {
+                Reach::of(self.evaluator, source, target)
+            });
+        }
+        Some(Reach::merge(&found))
+    }
+
+    /// Equal for classes whose pods may open the same to `targets`, for the same reasons; `None` for a
+    /// target.
+    fn alike(&self, from: usize, targets: &[usize]) -> Option<Vec<Option<partial::Alike>>> {
+        let source = self.class(from).filter(|_| !targets.contains(&from))?;
+        let mut alike = Vec::with_capacity(targets.len() * self.grids.len());
+        for to in targets {
+            let target = self.class(*to)?;
+            for (family, grid) in self.grids.iter().enumerate() {
+                let meet = source.meet(target, family);
+                alike.push(meet.map(|_| grid.alike(from, *to)));
+            }
+        }
+        Some(alike)
     }
 
     /// What one source may open to several classes.

@@ -6,7 +6,7 @@
 //! attacker is reachability through hops, which groups reach each other both ways, and which single
 //! group stands between two others.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use petgraph::{
     Direction as Along,
@@ -42,11 +42,17 @@ impl Connectivity {
         for group in groups {
             graph.add_node(group);
         }
+        // Of two edges between the same groups the later one counts. The graph would look for the earlier
+        // one among all edges of the group.
+        let mut open = BTreeMap::new();
         for (from, to, ports) in edges {
             let exist = from < graph.node_count() && to < graph.node_count();
             if exist && from != to && !ports.is_empty() {
-                graph.update_edge(NodeIndex::new(from), NodeIndex::new(to), ports);
+                open.insert((from, to), ports);
             }
+        }
+        for ((from, to), ports) in open {
+            graph.add_edge(NodeIndex::new(from), NodeIndex::new(to), ports);
         }
         Self { graph }
     }

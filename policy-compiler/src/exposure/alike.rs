@@ -51,6 +51,17 @@ impl Alike {
         Some(Reach::merge(&found))
     }
 
+    /// A member of each of two classes, if they can meet in the family of this number.
+    pub(super) fn meet<'s>(
+        &'s self,
+        target: &'s Self,
+        family: usize,
+    ) -> Option<(&'s Party, &'s Party)> {
+        let (from, to) = (self.seen.get(family)?, target.seen.get(family)?);
+        let meet = from.party.has_family() && to.party.has_family();
+        meet.then_some((&from.party, &to.party))
+    }
+
     /// A member as each family sees it.
     pub(super) fn parties(&self) -> impl Iterator<Item = &Party> {
         self.seen.iter().map(|seen| &seen.party)

@@ -4,7 +4,7 @@
 //! A pod to come gets some address that nobody has yet. Where policies decide by address, every range
 //! they tell apart is asked about: a pod that gets through from some of them only does so sometimes.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use super::{Analysis, Audience, Reach, because, join};
 use crate::{
@@ -44,11 +44,12 @@ impl Analysis<'_> {
             pods: Pods::default(),
             ..snapshot.clone()
         };
-        for pod in snapshot.pods.values() {
-            if replicas.contains(&pod.key) || pod.host_network {
-                existing.pods.insert(pod.clone());
-            }
+        let own = replicas.iter().filter_map(|key| snapshot.pods.get(key));
+        let hosts = snapshot.pods.values().filter(|pod| pod.host_network);
+        for pod in own.chain(hosts) {
+            existing.pods.insert(pod.clone());
         }
+        existing.network_policies = self.concerned(replicas);
         let joined = symbols.join(&existing);
         let evaluator = self.evaluator.of_snapshot(&joined);
         let addresses: Vec<IpAddr> = self.world.iter().map(|(range, _)| range.example).collect();
@@ -87,6 +88,29 @@ impl Analysis<'_> {
             join(&mut audiences, [newcomer], Reach::merge(&found), reasons);
         }
         Ok(audiences)
+    }
+
+    /// The NetworkPolicies that may select a replica, or restrict what pods to come open, or of which
+    /// that is not known: the others play no part.
+    fn concerned(&self, replicas: &[PodKey]) -> BTreeMap<(Arc<str>, Arc<str>), Arc<NetworkPolicy>> {
+        let snapshot = self.evaluator.snapshot();
+        let pods = replicas.iter().filter_map(|key| snapshot.pods.get(key));
+        let mut looks: Vec<(&Arc<str>, &Labels)> =
+            pods.map(|pod| (&pod.key.namespace, &pod.labels)).collect();
+        looks.dedup();
+        let doubts = self.evaluator.doubts();
+        let concerned = snapshot.network_policies.iter().filter(|(_, policy)| {
+            let mut looks = looks.iter();
+            policy.egress.is_some()
+                || doubts
+                    .iter()
+                    .any(|doubt| doubt.policy == policy.policy_ref())
+                || looks.any(|(namespace, labels)| {
+                    **namespace == policy.namespace && policy.pod_selector.matches(labels)
+                })
+        });
+        let concerned = concerned.map(|(key, policy)| (key.clone(), policy.clone()));
+        concerned.collect()
     }
 }
 

@@ -83,11 +83,11 @@ impl<'a> Ways<'a> {
             }
             possible.push((OUTSIDE, to + 1, maybe.union(&open)));
             certain.push((OUTSIDE, to + 1, open));
-            for (from, source) in analysis.classes.iter().enumerate() {
+            for from in 0..analysis.classes.len() {
                 if from == to {
                     continue;
                 }
-                let Some(reach) = source.reach(analysis.evaluator, target) else {
+                let Some(reach) = analysis.reach(from, to) else {
                     continue;
                 };
                 let sure = reach.certain();
