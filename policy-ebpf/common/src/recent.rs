@@ -3,13 +3,12 @@
 //!
 //! A lookup in the table of flows costs more than the rest of a verdict. Each processor keeps copies
 //! of what it found, for moments: long enough that a busy flow is seldom looked up, short enough that
-//! the table learns which flows are in use. A copy says nothing that depends on the packet: it is
-//! taken only where no packet but a closing one would change the entry, and stands for it only while
-//! the tables do that admitted the flow. A processor that changes an entry forgets its own copy; what
+//! the table learns which flows are in use. A copy stands for the entry only while the tables do that
+//! admitted the flow, and not for a packet that changes the entry. A processor that changes an entry forgets its own copy; what
 //! others hold is worth nothing within moments.
 
 use crate::{
-    abi::{FLOW_REPLIED, FlowState},
+    abi::{FLOW_EGRESS, FLOW_REPLIED, FlowState},
     flow::{Direction, key4_of_plain, key6_of_plain},
     parse::{Address, Packet, UDP},
 };
@@ -108,6 +107,18 @@ impl Recent {
         difference
     }
 
+    /// Nothing unless the packet is the first that answers a datagram, which the entry has to know of.
+    #[inline(always)]
+    const fn first_answer(&self, direction: Direction, packet: &Packet) -> u32 {
+        const { assert!(FLOW_EGRESS == Direction::Egress as u32) }
+        let answers = (self.flags ^ direction as u32) & FLOW_EGRESS;
+        if packet.protocol == UDP && self.flags & FLOW_REPLIED == 0 {
+            answers
+        } else {
+            0
+        }
+    }
+
     /// The flow of a plain packet, if this is a copy of its entry that still stands for it.
     #[inline(always)]
     #[must_use]
@@ -118,8 +129,9 @@ impl Recent {
         packet: &Packet,
         moment: Moment,
     ) -> Option<FlowState> {
-        let difference =
-            self.difference(id, direction, packet) | (self.generation ^ moment.generation);
+        let difference = self.difference(id, direction, packet)
+            | (self.generation ^ moment.generation)
+            | self.first_answer(direction, packet);
         if difference != 0 || !self.is_fresh(moment) {
             return None;
         }
@@ -138,8 +150,7 @@ impl Recent {
         self.family = 0;
     }
 
-    /// Takes a copy of the entry of a plain packet's flow, if any packet but a closing one leaves the
-    /// entry as it is.
+    /// Takes a copy of the entry of a plain packet's flow, which the packet leaves as it is.
     #[inline(always)]
     pub const fn note(
         &mut self,
@@ -149,11 +160,8 @@ impl Recent {
         moment: Moment,
         state: &FlowState,
     ) {
-        if packet.protocol == UDP && state.flags & FLOW_REPLIED == 0 {
-            return;
-        }
         // Flows that share a place do not take turns: the first one keeps it for its time.
-        if self.generation == moment.generation && self.is_fresh(moment) {
+        if self.family != 0 && self.generation == moment.generation && self.is_fresh(moment) {
             return;
         }
         if packet.ipv6 {
@@ -322,6 +330,10 @@ mod tests {
             recent.find(7, Direction::Egress, &other, moment).is_some()
         };
         assert!(!taken(&mut recent, MOMENT, &STATE));
+        let mut free = recent;
+        free.clear();
+        assert!(free.find(7, Direction::Egress, &packet, MOMENT).is_none());
+        assert!(taken(&mut free, MOMENT, &STATE));
         assert!(recent.find(7, Direction::Egress, &packet, MOMENT).is_some());
         let next = Moment {
             generation: 4,
@@ -341,17 +353,27 @@ mod tests {
     }
 
     #[test]
-    fn of_datagrams_only_flows_with_a_reply_are_noted() {
+    fn the_first_answer_to_a_datagram_is_told_to_the_entry() {
         let packet = packet(UDP, false);
-        let find = |state| {
-            noted(&packet, &state)
-                .find(7, Direction::Egress, &packet, MOMENT)
-                .is_some()
+        let answer = Packet {
+            source: packet.destination,
+            destination: packet.source,
+            source_port: packet.destination_port,
+            destination_port: packet.source_port,
+            ..packet
         };
-        assert!(!find(STATE));
-        assert!(find(FlowState {
-            flags: STATE.flags | FLOW_REPLIED,
-            ..STATE
-        }));
+        let find = |flags, direction, seen: &Packet| {
+            let state = FlowState { flags, ..STATE };
+            let found = noted(&packet, &state).find(7, direction, seen, MOMENT);
+            found.is_some()
+        };
+        assert!(find(FLOW_EGRESS, Direction::Egress, &packet));
+        assert!(!find(FLOW_EGRESS, Direction::Ingress, &answer));
+        assert!(!find(0, Direction::Egress, &packet));
+        assert!(find(0, Direction::Ingress, &answer));
+        for opener in [0, FLOW_EGRESS] {
+            assert!(find(opener | FLOW_REPLIED, Direction::Egress, &packet));
+            assert!(find(opener | FLOW_REPLIED, Direction::Ingress, &answer));
+        }
     }
 }
