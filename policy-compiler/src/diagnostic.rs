@@ -72,6 +72,8 @@ pub struct Diagnostic {
     pub at: Option<Location>,
     /// What to do about it.
     pub help: Option<String>,
+    /// An API server does not take the object because of it.
+    pub is_refused: bool,
 }
 
 impl Diagnostic {
@@ -86,6 +88,7 @@ impl Diagnostic {
             path: String::new(),
             at,
             help: None,
+            is_refused: false,
         }
     }
 }

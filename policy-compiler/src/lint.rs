@@ -197,6 +197,7 @@ impl Lint {
             path,
             at,
             help: None,
+            is_refused: false,
         }
     }
 }

@@ -90,12 +90,25 @@ pub enum Extent {
     Direction(Direction),
     /// One rule.
     Rule(Direction, u32),
+    /// Nothing of what it says, but whether it exists: an API server refuses it.
+    Existence,
 }
 
 impl Doubt {
     /// The doubts that the errors among `diagnostics` cast on policies; NetworkPolicies without a
     /// namespace belong to `default_namespace`.
     pub fn from_diagnostics(diagnostics: &[Diagnostic], default_namespace: &str) -> Vec<Self> {
+        let mut doubts = Self::of_errors(diagnostics, default_namespace);
+        let refused = diagnostics.iter().filter(|error| error.is_refused);
+        let refused: Vec<Diagnostic> = refused.cloned().collect();
+        for mut doubt in Self::of_errors(&refused, default_namespace) {
+            doubt.extent = Extent::Existence;
+            doubts.push(doubt);
+        }
+        doubts
+    }
+
+    fn of_errors(diagnostics: &[Diagnostic], default_namespace: &str) -> Vec<Self> {
         diagnostics
             .iter()
             .filter(|diagnostic| diagnostic.severity == Severity::Error)

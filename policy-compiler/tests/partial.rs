@@ -40,6 +40,23 @@ fn forget(snapshot: &Snapshot, what: &[u8]) -> Snapshot {
     known
 }
 
+/// Gives pods of the host network the addresses of their nodes, which they have in every cluster.
+fn at_their_nodes(mut snapshot: Snapshot) -> Snapshot {
+    let pods: Vec<_> = snapshot.pods.values().cloned().collect();
+    for pod in pods.iter().filter(|pod| pod.host_network) {
+        let node = pod.node.as_ref().and_then(|node| snapshot.nodes.get(node));
+        let Some(node) = node else { continue };
+        let mut pod = Pod::clone(pod);
+        // One of each family, as a pod's status has it.
+        pod.addresses = [true, false]
+            .into_iter()
+            .filter_map(|v4| node.addresses.iter().copied().find(|it| it.is_ipv4() == v4))
+            .collect();
+        snapshot.insert_pod(pod);
+    }
+    snapshot
+}
+
 fn outcomes(evaluator: &Evaluator<'_>, flow: &Flow) -> (Outcome, Outcome) {
     let source = evaluator.party(&flow.source, Some(flow.family));
     let destination = evaluator.party(&flow.destination, Some(flow.family));
@@ -57,7 +74,7 @@ fn is_by_address(snapshot: &Snapshot, end: &Endpoint) -> bool {
         Endpoint::Pod(key) => snapshot
             .pods
             .get(key)
-            .is_some_and(|pod| pod.phase.is_finished() || pod.host_network),
+            .is_some_and(|pod| pod.phase.is_finished()),
         Endpoint::Node(_) => false,
     }
 }
@@ -90,7 +107,7 @@ proptest! {
         (snapshot, flows) in strategies::world(Settings::default(), 12),
         what in vec(0u8..8, 5),
     ) {
-        let truth = complete(snapshot);
+        let truth = at_their_nodes(complete(snapshot));
         let known = forget(&truth, &what);
         let evaluator = Evaluator::new(&known, Assumptions::default(), Vec::new());
         for flow in flows {
@@ -104,6 +121,38 @@ proptest! {
             }
             if let Some(verdict) = ingress.verdict() {
                 prop_assert_eq!(verdict, expected.ingress.verdict, "ingress of {:?}", flow);
+            }
+        }
+    }
+
+    /// What an API server refuses is not there, unless it is mended.
+    #[test]
+    fn a_refused_policy_may_not_exist(
+        (snapshot, flows) in strategies::world(Settings::default(), 12),
+        pick in any::<prop::sample::Index>(),
+    ) {
+        let truth = complete(snapshot);
+        let refs: Vec<_> = truth.network_policies.values().map(|policy| policy.policy_ref())
+            .chain(truth.admin_policies.values().map(|policy| policy.policy_ref()))
+            .collect();
+        if refs.is_empty() {
+            return Ok(());
+        }
+        let policy = pick.get(&refs).clone();
+        let mut without = truth.clone();
+        without.network_policies.retain(|_, known| known.policy_ref() != policy);
+        without.admin_policies.retain(|_, known| known.policy_ref() != policy);
+        let doubt = Doubt { policy, extent: Extent::Existence, why: String::new(), at: None };
+        let evaluator = Evaluator::new(&truth, Assumptions::default(), vec![doubt]);
+        for flow in flows {
+            let (egress, ingress) = outcomes(&evaluator, &flow);
+            for world in [&truth, &without] {
+                let expected = reference::evaluate(world, &flow);
+                for (outcome, expected) in [(&egress, expected.egress), (&ingress, expected.ingress)] {
+                    if let Some(verdict) = outcome.verdict() {
+                        prop_assert_eq!(verdict, expected.verdict, "{:?}", flow);
+                    }
+                }
             }
         }
     }

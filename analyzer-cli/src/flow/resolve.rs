@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which endpoints does a target stand for?
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use policy_compiler::{
@@ -140,10 +140,30 @@ pub fn resolve(
             }
             (name, groups)
         }
-        Target::Address(address) => (
-            address.to_string(),
-            vec![Group::of(Endpoint::Address(*address))],
-        ),
+        // Policies see where a Service leads, never its address.
+        Target::Address(address) => match services_at(*address, snapshot).as_slice() {
+            [] => (
+                address.to_string(),
+                vec![Group::of(Endpoint::Address(*address))],
+            ),
+            services => {
+                via_service = true;
+                let names = services
+                    .iter()
+                    .map(|it| format!("{}/svc/{}", it.namespace, it.name));
+                let names = names.collect::<Vec<_>>().join(", ");
+                let groups: Vec<Group> = services
+                    .iter()
+                    .flat_map(|it| behind(it, snapshot))
+                    .collect();
+                if groups.is_empty() {
+                    return Err(UsageError::new(format!(
+                        "`{address}` is the address of {names}: there is no pod behind it"
+                    )));
+                }
+                (format!("{address} ({names})"), groups)
+            }
+        },
         Target::Range(network) => {
             let groups = ranges::within(snapshot, &[*network])
                 .into_iter()
@@ -278,6 +298,17 @@ fn owned_pods<'s>(
 
 fn pod_group(pod: &Pod) -> Group {
     Group::of(Endpoint::Pod(pod.key.clone()))
+}
+
+/// The Services with an address, unless a pod or node owns it, which their other ports then reach.
+fn services_at(address: IpAddr, snapshot: &Snapshot) -> Vec<&Service> {
+    if snapshot.pod_at(address).is_some() || snapshot.node_at(address).is_some() {
+        return Vec::new();
+    }
+    let services = snapshot.services.values().map(|service| &**service);
+    services
+        .filter(|service| service.addresses.contains(&address))
+        .collect()
 }
 
 /// The pods behind a Service: its listed endpoints, or else the pods it selects.

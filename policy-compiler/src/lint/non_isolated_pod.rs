@@ -60,6 +60,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
                 path: String::new(),
                 at: pod.at.clone(),
                 help: None,
+                is_refused: false,
             });
     }
     findings.extend(reported.into_values());

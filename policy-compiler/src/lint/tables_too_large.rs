@@ -37,6 +37,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
             path: String::new(),
             at: None,
             help: None,
+            is_refused: false,
         });
         return;
     }

@@ -251,8 +251,7 @@ impl<'a> Reader<'a> {
 
     /// An API server refuses the object.
     pub(super) fn reject(&mut self, message: impl Into<String>) -> &mut Diagnostic {
-        self.rejected = true;
-        self.report("invalid-object", Severity::Error, &message.into())
+        self.reject_as("invalid-object", &message.into())
     }
 
     /// As [`Reader::reject`], for a field of the object at the reader's place.
@@ -279,7 +278,9 @@ impl<'a> Reader<'a> {
     /// As [`Reader::reject`] for a problem with a name of its own.
     pub(super) fn reject_as(&mut self, id: &'static str, message: &str) -> &mut Diagnostic {
         self.rejected = true;
-        self.report(id, Severity::Error, message)
+        let diagnostic = self.report(id, Severity::Error, message);
+        diagnostic.is_refused = true;
+        diagnostic
     }
 
     /// An API server takes the object, and it does not mean what is written.

@@ -308,6 +308,7 @@ impl<'a, 'd> Builder<'a, 'd> {
         let reference = policy.policy_ref();
         let whole = self.doubt(&reference, |extent| extent == Extent::Whole);
         let subject = self.doubt(&reference, |extent| extent == Extent::Subject);
+        let existence = self.doubt(&reference, |extent| extent == Extent::Existence);
         let mut rules = |direction| {
             policy.rules(direction).map(|rules| {
                 rules
@@ -352,10 +353,10 @@ impl<'a, 'd> Builder<'a, 'd> {
             },
             ingress_doubt: whole
                 .or_else(|| self.direction_doubt(&reference, Direction::Ingress))
-                .or_else(|| subject.filter(|_| ingress.is_some())),
+                .or_else(|| subject.or(existence).filter(|_| ingress.is_some())),
             egress_doubt: whole
                 .or_else(|| self.direction_doubt(&reference, Direction::Egress))
-                .or_else(|| subject.filter(|_| egress.is_some())),
+                .or_else(|| subject.or(existence).filter(|_| egress.is_some())),
             ingress,
             egress,
             reference,
@@ -401,6 +402,9 @@ impl<'a, 'd> Builder<'a, 'd> {
                 .collect()
         };
         let (ingress, egress) = (rules(Direction::Ingress), rules(Direction::Egress));
+        let existence = self.doubt(&reference, |extent| extent == Extent::Existence);
+        let existence = |rules: &[RuleId]| existence.filter(|_| !rules.is_empty());
+        let (no_ingress, no_egress) = (existence(&ingress), existence(&egress));
         let subject = match &policy.subject {
             Subject::Nothing => SubjectOf::Nothing,
             Subject::Pods { namespaces, pods } => {
@@ -412,8 +416,12 @@ impl<'a, 'd> Builder<'a, 'd> {
             subject,
             ingress: Some(ingress),
             egress: Some(egress),
-            ingress_doubt: self.direction_doubt(&reference, Direction::Ingress),
-            egress_doubt: self.direction_doubt(&reference, Direction::Egress),
+            ingress_doubt: self
+                .direction_doubt(&reference, Direction::Ingress)
+                .or(no_ingress),
+            egress_doubt: self
+                .direction_doubt(&reference, Direction::Egress)
+                .or(no_egress),
             reference,
         })
     }
@@ -442,7 +450,9 @@ impl<'a, 'd> Builder<'a, 'd> {
                 let mut known = self.snapshot.admin_policies.values();
                 let known = known.find(|policy| policy.policy_ref() == doubt.policy);
                 match (doubt.extent, known) {
-                    (Extent::Direction(_) | Extent::Rule(..), Some(_)) => continue,
+                    (Extent::Direction(_) | Extent::Rule(..) | Extent::Existence, Some(_)) => {
+                        continue;
+                    }
                     (Extent::Subject, Some(known)) => {
                         silent = Direction::BOTH.map(|way| known.rules(way).is_empty());
                         audited = known.audited;

@@ -445,8 +445,21 @@ impl Evaluator<'_> {
     fn is_node_among(&self, party: &Party, selects: impl Fn(&Node) -> bool) -> Tri {
         let mut selected = self.snapshot.nodes.values().filter(|node| selects(node));
         match (party.address, &party.identity) {
-            (Address::Known(address), _) => {
-                definite(selected.any(|node| node.addresses.contains(&address)))
+            (Address::Known(address), identity) => {
+                if selected.any(|node| node.addresses.contains(&address)) {
+                    return Tri::Yes;
+                }
+                // Every node of a cluster has addresses: one that shows none has not told them.
+                match identity {
+                    Identity::Pod(_) | Identity::External => Tri::No,
+                    Identity::Node(name) => {
+                        let known = name.as_ref().and_then(|it| self.snapshot.nodes.get(it));
+                        match known {
+                            Some(node) if !node.addresses.is_empty() || !selects(node) => Tri::No,
+                            _ => Tri::Maybe(Fact::PeerNode),
+                        }
+                    }
+                }
             }
             (Address::Missing, _) => Tri::No,
             (Address::Unknown(_), Identity::Node(Some(name)))
