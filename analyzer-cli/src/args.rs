@@ -4,10 +4,14 @@
 mod input;
 mod output;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+use policy_compiler::model::Family;
 
 pub use input::{Assume, Cni, InputArgs, LocalNodeEgress, YesNo};
-pub use output::{Format, Output, OutputArgs, Tabular, value_name};
+pub use output::{Format, Output, OutputArgs, Tabular, TextOnly, value_name};
 
 /// What network policies do, before they are applied.
 ///
@@ -85,11 +89,19 @@ pub struct FlowArgs {
     #[arg(long, short)]
     pub port: Option<String>,
     /// Only this address family
-    #[arg(long, value_parser = clap::value_parser!(u8).range(4..=6))]
-    pub family: Option<u8>,
+    #[arg(long, value_parser = PossibleValuesParser::new(["4", "6"]).map(|it| family(&it)))]
+    pub family: Option<Family>,
     /// Exit 1 unless the verdict is this one
     #[arg(long)]
     pub assert: Option<Asserted>,
+}
+
+/// What `4` and `6` stand for.
+fn family(number: &str) -> Family {
+    match number {
+        "4" => Family::V4,
+        _ => Family::V6,
+    }
 }
 
 /// The verdict a script insists on.

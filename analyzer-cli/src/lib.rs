@@ -16,15 +16,12 @@ mod live;
 mod live;
 mod load;
 mod render;
+mod sink;
 mod suggest;
 mod yaml;
 
-use std::{
-    fs,
-    io::{self, Write},
-};
+use std::io::Write;
 
-use anyhow::Context;
 use clap::{Parser, ValueEnum};
 
 pub use args::Cli;
@@ -50,17 +47,16 @@ pub fn main() -> ExitStatus {
             } else {
                 ExitStatus::Success
             };
-            let printed = error.print();
-            return if printed.is_ok() {
-                status
-            } else {
-                ExitStatus::Internal
+            return match error.print() {
+                Err(error) if status == ExitStatus::Success && !sink::is_closed(&error) => {
+                    ExitStatus::Internal
+                }
+                _ => status,
             };
         }
     };
     match run(&cli) {
         Ok(status) => status,
-        Err(error) if is_broken_pipe(&error) => ExitStatus::Success,
         Err(error) => {
             render::diagnostics::failure(&error);
             if error.is::<UnknownError>() {
@@ -150,15 +146,21 @@ impl Io<'_> {
         format!("{}\n", world.scope())
     }
 
+    /// Where the answer goes, for answers that are written piece by piece.
+    pub(crate) fn sink(&self) -> anyhow::Result<Box<dyn Write>> {
+        sink::open(self.output.out.as_deref())
+    }
+
     /// Writes the answer.
     pub(crate) fn answer(&self, text: &str) -> anyhow::Result<()> {
-        if let Some(path) = &self.output.out {
-            return fs::write(path, text)
-                .with_context(|| format!("cannot write `{}`", path.display()));
-        }
-        let mut out = io::stdout().lock();
+        let mut out = self.sink()?;
         out.write_all(text.as_bytes())?;
         Ok(out.flush()?)
+    }
+
+    /// Writes an answer for people.
+    pub(crate) fn prose(&self, text: &str) -> anyhow::Result<()> {
+        self.answer(&render::plain::lines(text))
     }
 
     /// Writes the answer as one JSON document.
@@ -185,12 +187,4 @@ impl Io<'_> {
     pub(crate) fn yaml(&self, value: &impl serde::Serialize) -> anyhow::Result<()> {
         self.answer(&yaml::to_string(value)?)
     }
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause
-            .downcast_ref::<io::Error>()
-            .is_some_and(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
-    })
 }

@@ -14,7 +14,7 @@ use std::{
 };
 
 use policy_compiler::{
-    diagnostic::Diagnostic,
+    diagnostic::{Diagnostic, Location},
     manifest::{self, Document, Fate, Loaded},
     parse::Settings,
     partial::{Assumptions, Doubt, Evaluator},
@@ -50,6 +50,25 @@ pub struct World {
     doubts: Vec<Doubt>,
     listing: Listing,
     allow_incomplete: bool,
+    /// Objects of the base that the overlay has, too.
+    pub replaced: Vec<Replaced>,
+    /// Files and folders without any object.
+    pub empty: Vec<String>,
+    /// The place of each source among those that were read.
+    order: BTreeMap<Arc<str>, usize>,
+}
+
+/// An object that nothing is asked about, because the overlay has another of its name.
+#[derive(Debug)]
+pub struct Replaced {
+    /// Where it is written.
+    pub at: Location,
+    /// `kind`.
+    pub kind: Arc<str>,
+    /// The namespace as written.
+    pub namespace: Option<Arc<str>>,
+    /// `metadata.name`.
+    pub name: Arc<str>,
 }
 
 impl World {
@@ -80,13 +99,17 @@ impl World {
             default_namespace: namespace.as_str().into(),
             ..Settings::default()
         };
-        let (mut documents, mut diagnostics) = read_all(&base);
-        let (replacing, problems) = read_all(&overlay);
+        let mut empty = Vec::new();
+        let (documents, mut diagnostics) = read_all(&base, &mut empty);
+        let (replacing, problems) = read_all(&overlay, &mut empty);
         let replaced: BTreeSet<_> = replacing
             .iter()
             .map(|document| identity(document, &namespace))
             .collect();
-        documents.retain(|document| !replaced.contains(&identity(document, &namespace)));
+        let (replaced, mut documents): (Vec<_>, Vec<_>) = documents
+            .into_iter()
+            .partition(|it| it.name.is_some() && replaced.contains(&identity(it, &namespace)));
+        let replaced = replaced.into_iter().map(Replaced::from).collect();
         documents.extend(replacing);
         diagnostics.extend(problems);
         let listing = Listing::take(&mut documents, &mut diagnostics);
@@ -101,9 +124,11 @@ impl World {
         if !args.allow_incomplete {
             doubts.extend(Doubt::from_diagnostics(&loaded.diagnostics, &namespace));
         }
-        let texts: BTreeMap<Arc<str>, String> = base
+        let sources: Vec<Source> = base.into_iter().chain(overlay).collect();
+        let names = sources.iter().map(|it| it.name.as_str().into());
+        let order = names.zip(0..).collect();
+        let texts: BTreeMap<Arc<str>, String> = sources
             .into_iter()
-            .chain(overlay)
             .map(|source| (source.name.as_str().into(), source.text))
             .collect();
         let lines = texts
@@ -120,6 +145,9 @@ impl World {
             doubts,
             listing,
             allow_incomplete: args.allow_incomplete,
+            replaced,
+            empty,
+            order,
         }
     }
 
@@ -210,6 +238,11 @@ impl World {
             count(snapshot.pods.len(), "pod", "pods"),
             count(ignored, "ignored document", "ignored documents"),
         );
+        if !self.replaced.is_empty() {
+            scope.push_str(", ");
+            let replaced = self.replaced.len();
+            scope.push_str(&count(replaced, "replaced document", "replaced documents"));
+        }
         if rejected > 0 {
             scope.push_str(", ");
             scope.push_str(&count(rejected, "rejected document", "rejected documents"));
@@ -226,6 +259,12 @@ impl World {
             scope.push_str("; what cannot be read is judged fail-closed");
         }
         scope
+    }
+
+    /// Sorts by file, in the order in which files were read, and place.
+    pub fn place(&self, at: &Location) -> (usize, u32, u32) {
+        let file = self.order.get(&at.file).copied();
+        (file.unwrap_or(usize::MAX), at.line, at.column)
     }
 
     /// A line of a file that was read, counted from 1, without its end.
@@ -294,14 +333,29 @@ fn sources(args: &InputArgs, config: &Config) -> anyhow::Result<Sources> {
     Ok(Sources { base, overlay })
 }
 
-fn read_all(sources: &[Source]) -> (Vec<Document>, Vec<Diagnostic>) {
+/// The documents of all sources, and what is wrong with their texts; names those without any to `empty`.
+fn read_all(sources: &[Source], empty: &mut Vec<String>) -> (Vec<Document>, Vec<Diagnostic>) {
     let (mut documents, mut diagnostics) = (Vec::new(), Vec::new());
     for source in sources {
         let (more, problems) = manifest::read(&source.name, &source.text);
+        if more.is_empty() && problems.is_empty() {
+            empty.push(source.name.clone());
+        }
         documents.extend(more);
         diagnostics.extend(problems);
     }
     (documents, diagnostics)
+}
+
+impl From<Document> for Replaced {
+    fn from(document: Document) -> Self {
+        Self {
+            at: document.location,
+            kind: document.kind,
+            namespace: document.namespace,
+            name: document.name.unwrap_or_default(),
+        }
+    }
 }
 
 /// Kind, namespace and name. Documents without a name are nobody else's.

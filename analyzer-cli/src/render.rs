@@ -4,5 +4,6 @@
 pub mod change;
 pub mod diagnostics;
 pub mod github;
+pub mod plain;
 pub mod sarif;
 pub mod table;

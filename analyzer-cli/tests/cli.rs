@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use policy_compiler::lint;
+use policy_compiler::{diagnostic::Severity, lint};
 
 #[test]
 fn transcripts() {
@@ -32,4 +32,20 @@ fn every_rule_is_found_in_its_bad_example_only() {
     let rules: BTreeSet<&str> = rules.filter(|code| !WITHOUT.contains(code)).collect();
     assert_eq!(bad, rules);
     assert_eq!(good, rules);
+}
+
+#[test]
+fn no_finding_is_worse_than_its_rule_says() {
+    let transcript = include_str!("cmd/rules.trycmd");
+    for lint in lint::all() {
+        let found = |word: &str| transcript.contains(&format!("{word}[{}]", lint.code));
+        let worst = if found("error") {
+            Severity::Error
+        } else if found("warning") {
+            Severity::Warning
+        } else {
+            Severity::Info
+        };
+        assert!(worst <= lint.severity, "{}: {worst:?}", lint.code);
+    }
 }

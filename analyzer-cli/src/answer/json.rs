@@ -140,15 +140,26 @@ pub struct AnswerJson {
     kind: &'static str,
     #[serde(flatten)]
     pair: PairJson,
+    /// The Service that the destination is reached through.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<String>,
 }
 
 impl AnswerJson {
-    /// Serialises `cells`, the answers for all members of `src` and `dst`.
-    pub fn new(evaluator: &Evaluator<'_>, src: &str, dst: &str, cells: &[Cell]) -> Self {
+    /// Serialises `cells`, the answers for all members of `src` and `dst`, which is reached through
+    /// `service`.
+    pub fn new(
+        evaluator: &Evaluator<'_>,
+        src: &str,
+        dst: &str,
+        service: Option<&str>,
+        cells: &[Cell],
+    ) -> Self {
         Self {
             api_version: API_VERSION,
             kind: "Answer",
             pair: PairJson::new(evaluator, src, dst, cells),
+            service: service.map(str::to_owned),
         }
     }
 }

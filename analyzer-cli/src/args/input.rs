@@ -73,8 +73,8 @@ pub struct InputArgs {
     /// Judge what cannot be read as the agent would, fail-closed, instead of answering `unknown`
     #[arg(long, global = true, help_heading = "Input")]
     pub allow_incomplete: bool,
-    /// What the cluster's network does: ipblock-matches-pods=yes|no, local-node-egress=allow|enforce,
-    /// cni=netpol|calico|cilium|ovn
+    /// What the cluster's network does: ipblock-matches-pods=yes|no (`networks` of cluster-scoped
+    /// policies, too), local-node-egress=allow|enforce, cni=netpol|calico|cilium|ovn
     #[arg(long, value_name = "WHAT=HOW", global = true, help_heading = "Input")]
     pub assume: Vec<Assume>,
     /// Also lists what leads traffic to Services in a live cluster; set by commands that ask about it.

@@ -112,3 +112,10 @@ pub enum Tabular {
     /// As [`Format::Md`].
     Md,
 }
+
+/// The format of an answer that is no data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TextOnly {
+    /// As [`Format::Text`].
+    Text,
+}

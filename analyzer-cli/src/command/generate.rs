@@ -3,10 +3,15 @@
 
 use std::fmt::Write as _;
 
-use crate::{Io, args::GenerateArgs, exit::ExitStatus};
+use crate::{
+    Io,
+    args::{GenerateArgs, TextOnly},
+    exit::ExitStatus,
+};
 
 /// Runs `generate`.
 pub fn run(io: &Io<'_>, args: &GenerateArgs) -> anyhow::Result<ExitStatus> {
+    io.format::<TextOnly>()?;
     let mut random = Random(args.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let mut text = String::new();
     let namespaces = (args.workloads / 20).max(1);

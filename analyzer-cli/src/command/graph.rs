@@ -12,7 +12,10 @@ use crate::{
     Io,
     exit::ExitStatus,
     flow::{PortQuery, is_all, is_nothing, spell_ports},
-    render::table::{brief, escape_xml},
+    render::{
+        plain,
+        table::{brief, escape_xml},
+    },
 };
 
 /// Runs `graph`: workloads that policies cannot tell apart are one node.
@@ -105,7 +108,8 @@ impl Picture {
 
     fn dot(&self) -> String {
         let quoted = |text: &str| {
-            text.replace('\\', "\\\\")
+            plain::lines(text)
+                .replace('\\', "\\\\")
                 .replace('"', "\\\"")
                 .replace('\n', "\\n")
         };
@@ -136,7 +140,11 @@ impl Picture {
     }
 
     fn mermaid(&self) -> String {
-        let quoted = |text: &str| text.replace('"', "#quot;").replace('\n', "<br/>");
+        let quoted = |text: &str| {
+            plain::lines(text)
+                .replace('"', "#quot;")
+                .replace('\n', "<br/>")
+        };
         let mut text = String::from("flowchart LR\n");
         for (id, node) in self.nodes.iter().enumerate() {
             let _ = writeln!(text, "  n{id}[\"{}\"]", quoted(node));

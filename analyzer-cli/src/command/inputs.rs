@@ -77,55 +77,70 @@ struct Problem {
 }
 
 fn documents(world: &World) -> Vec<DocumentJson> {
-    world
-        .loaded
-        .ledger
-        .iter()
-        .map(|entry| {
-            let here = |diagnostic: &&policy_compiler::diagnostic::Diagnostic| {
-                let same_object = diagnostic.object.as_ref().is_some_and(|object| {
-                    object.kind == entry.kind
-                        && object.name == entry.name
-                        && (object.namespace.is_none() || object.namespace == entry.namespace)
-                });
-                let same_place = diagnostic.at.as_ref() == Some(&entry.at);
-                let same_file = diagnostic
-                    .at
-                    .as_ref()
-                    .is_none_or(|at| at.file == entry.at.file);
-                same_place || same_object && same_file
-            };
-            DocumentJson {
-                at: At::from(&entry.at),
-                kind: entry.kind.to_string(),
-                namespace: entry.namespace.as_ref().map(ToString::to_string),
-                name: entry.name.to_string(),
-                fate: match entry.fate {
-                    Fate::Used => "used",
-                    Fate::UsedWithProblems => "used-with-problems",
-                    Fate::Ignored => "ignored",
-                    Fate::Rejected { .. } => "rejected",
-                },
-                problems: world
-                    .loaded
-                    .diagnostics
-                    .iter()
-                    .filter(here)
-                    .map(|diagnostic| {
-                        let (code, name) = super::rule::code_of(diagnostic.id);
-                        Problem {
-                            code,
-                            name,
-                            severity: diagnostic.severity,
-                            message: diagnostic.message.clone(),
-                            path: diagnostic.path.clone(),
-                            at: diagnostic.at.as_ref().map(At::from),
-                        }
-                    })
-                    .collect(),
-            }
-        })
-        .collect()
+    let entries = world.loaded.ledger.iter();
+    let read = entries.map(|entry| {
+        let here = |diagnostic: &&policy_compiler::diagnostic::Diagnostic| {
+            let same_object = diagnostic.object.as_ref().is_some_and(|object| {
+                object.kind == entry.kind
+                    && object.name == entry.name
+                    && (object.namespace.is_none() || object.namespace == entry.namespace)
+            });
+            let same_place = diagnostic.at.as_ref() == Some(&entry.at);
+            let same_file = diagnostic
+                .at
+                .as_ref()
+                .is_none_or(|at| at.file == entry.at.file);
+            same_place || same_object && same_file
+        };
+        let document = DocumentJson {
+            at: At::from(&entry.at),
+            kind: entry.kind.to_string(),
+            namespace: entry.namespace.as_ref().map(ToString::to_string),
+            name: entry.name.to_string(),
+            fate: match entry.fate {
+                Fate::Used => "used",
+                Fate::UsedWithProblems => "used-with-problems",
+                Fate::Ignored => "ignored",
+                Fate::Rejected { .. } => "rejected",
+            },
+            problems: world
+                .loaded
+                .diagnostics
+                .iter()
+                .filter(here)
+                .map(|diagnostic| {
+                    let (code, name) = super::rule::code_of(diagnostic.id);
+                    Problem {
+                        code,
+                        name,
+                        severity: diagnostic.severity,
+                        message: diagnostic.message.clone(),
+                        path: diagnostic.path.clone(),
+                        at: diagnostic.at.as_ref().map(At::from),
+                    }
+                })
+                .collect(),
+        };
+        (world.place(&entry.at), document)
+    });
+    let replaced = world.replaced.iter().map(|object| {
+        let document = DocumentJson {
+            at: At::from(&object.at),
+            kind: object.kind.to_string(),
+            namespace: object.namespace.as_ref().map(ToString::to_string),
+            name: object.name.to_string(),
+            fate: "replaced",
+            problems: Vec::new(),
+        };
+        (world.place(&object.at), document)
+    });
+    let mut documents: Vec<_> = read.collect();
+    for (place, document) in replaced {
+        let before = documents.iter().rposition(|(other, _)| *other < place);
+        documents.insert(before.map_or(0, |it| it + 1), (place, document));
+    }
+    let documents = documents.into_iter();
+    documents.map(|(_, document)| document).collect()
 }
 
 fn rows(documents: &[DocumentJson], head: bool) -> Vec<Vec<String>> {

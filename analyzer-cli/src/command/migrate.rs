@@ -23,7 +23,7 @@ use crate::{
     load::World,
     render::{
         change::{ChangeJson, text},
-        diagnostics,
+        diagnostics, plain,
     },
 };
 
@@ -171,7 +171,7 @@ fn heading(migration: &Migration, after: &Proof, meanwhile: &Proof) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
     let mut say = |line: &str| {
-        let _ = writeln!(text, "# {line}");
+        let _ = writeln!(text, "# {}", plain::line(line));
     };
     let list = |policies: &[PolicyRef]| {
         let names: Vec<String> = policies.iter().map(ToString::to_string).collect();

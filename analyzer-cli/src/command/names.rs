@@ -5,10 +5,17 @@ use std::collections::BTreeSet;
 
 use policy_compiler::verdict::Endpoint;
 
-use crate::{Io, args::NamesArgs, exit::ExitStatus, load::World};
+use crate::{
+    Io,
+    args::{NamesArgs, TextOnly},
+    exit::ExitStatus,
+    load::World,
+    render::plain,
+};
 
 /// Runs `names`: one a line. What is wrong with the input is nobody's business here.
 pub fn run(io: &Io<'_>, args: &NamesArgs) -> anyhow::Result<ExitStatus> {
+    io.format::<TextOnly>()?;
     let world = World::load(io.input)?;
     let names = if args.namespaces {
         namespaces(&world)
@@ -17,7 +24,7 @@ pub fn run(io: &Io<'_>, args: &NamesArgs) -> anyhow::Result<ExitStatus> {
     };
     let mut text = String::new();
     for name in names {
-        text.push_str(&name);
+        text.push_str(&plain::line(&name));
         text.push('\n');
     }
     io.answer(&text)?;

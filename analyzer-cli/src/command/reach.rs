@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use policy_compiler::{
     Decision, Reason, RuleRef, Verdict,
-    model::{Direction, Family, PodKey},
+    model::{Direction, Family, PodKey, Subject},
     portmap::PortSet,
 };
 
@@ -16,7 +16,11 @@ use crate::{
     exit::{ExitStatus, UsageError},
     flow::{PortQuery, Resolved, is_all, is_nothing, parse_target, resolve, spell_ports},
     load::World,
-    render::table::{self, brief},
+    render::{
+        change::reasons,
+        plain,
+        table::{self, brief},
+    },
 };
 
 /// Runs `reach`, or `why` if `explain`.
@@ -48,9 +52,7 @@ pub fn run(io: &Io<'_>, args: &FlowArgs, explain: bool) -> anyhow::Result<ExitSt
     let evaluator = world.evaluator();
     let inquiry = Inquiry {
         ports: &port,
-        family: args
-            .family
-            .map(|family| if family == 4 { Family::V4 } else { Family::V6 }),
+        family: args.family,
         via_service: destination.via_service,
         explain,
     };
@@ -70,7 +72,8 @@ pub fn run(io: &Io<'_>, args: &FlowArgs, explain: bool) -> anyhow::Result<ExitSt
         return Err(UsageError::new(format!("`{}` has no such port", destination.name)).into());
     }
     cells.retain(|cell| !is_nothing(&cell.asked));
-    let json = || AnswerJson::new(&evaluator, &source.name, &destination.name, &cells);
+    let service = destination.via_service.then_some(destination.name.as_str());
+    let json = || AnswerJson::new(&evaluator, &source.name, &destination.name, service, &cells);
     match format {
         Tabular::Json | Tabular::Jsonl => io.json(&json())?,
         Tabular::Yaml => io.yaml(&json())?,
@@ -79,7 +82,7 @@ pub fn run(io: &Io<'_>, args: &FlowArgs, explain: bool) -> anyhow::Result<ExitSt
         Tabular::Text | Tabular::Wide => {
             let mut text = text(&world, &source, &destination, &cells, &port, explain);
             text.push_str(&io.scope(&world));
-            io.answer(&text)?;
+            io.prose(&text)?;
         }
     }
     Ok(status(&world, &cells, args.assert))
@@ -103,7 +106,7 @@ fn status(world: &World, cells: &[Cell], assert: Option<Asserted>) -> ExitStatus
 }
 
 fn rows(cells: &[Cell]) -> Vec<Vec<String>> {
-    let head = ["src", "dst", "verdict", "allowed", "unknown"]
+    let head = ["src", "dst", "verdict", "allowed", "unknown", "because"]
         .map(str::to_owned)
         .to_vec();
     let cells = cells.iter().map(|cell| {
@@ -113,6 +116,7 @@ fn rows(cells: &[Cell]) -> Vec<Vec<String>> {
             cell.word().as_str().to_owned(),
             spell_ports(&cell.allowed),
             spell_ports(&cell.unknown),
+            reasons(cell),
         ]
     });
     std::iter::once(head).chain(cells).collect()
@@ -132,12 +136,14 @@ fn text(
             .as_str()
             .to_uppercase();
         let count = cells.len();
-        let _ = writeln!(
-            text,
-            "{} -> {}   {word}   {count} pairs",
-            source.name, destination.name
-        );
+        let (src, dst) = (plain::line(&source.name), plain::line(&destination.name));
+        let _ = writeln!(text, "{src} -> {dst}   {word}   {count} pairs");
     }
+    let through = if destination.via_service {
+        format!(" through {}", plain::line(&destination.name))
+    } else {
+        String::new()
+    };
     for cell in cells {
         let family = match cell.family {
             None => "",
@@ -147,7 +153,12 @@ fn text(
         let word = cell.word().as_str().to_uppercase();
         let summary = summary(world, cell, port);
         let (src, dst) = (brief(&cell.src), brief(&cell.dst));
-        let _ = writeln!(text, "{src} -> {dst}{family}   {word}   {summary}");
+        let (src, dst) = (plain::line(&src), plain::line(&dst));
+        let _ = writeln!(
+            text,
+            "{src} -> {dst}{through}{family}   {word}   {}",
+            plain::line(&summary)
+        );
         text.push_str(&table::columns(&sides(world, cell), "  "));
         if explain {
             text.push_str(&misses(cell));
@@ -236,7 +247,7 @@ fn sides(world: &World, cell: &Cell) -> Vec<Vec<String>> {
                 Verdict::Allow => format!("allowed {ports}"),
                 Verdict::Deny => format!("not allowed {ports}"),
             };
-            let (words_of_reason, at) = decided(world, direction, decision);
+            let (words_of_reason, at) = decided(world, direction, subject, decision);
             rows.push(vec![
                 direction.to_string(),
                 brief(subject),
@@ -245,7 +256,7 @@ fn sides(world: &World, cell: &Cell) -> Vec<Vec<String>> {
                 at,
             ]);
             if let Some(denial) = &decision.audited {
-                let (words_of_reason, at) = decided(world, direction, denial);
+                let (words_of_reason, at) = decided(world, direction, subject, denial);
                 rows.push(vec![
                     String::new(),
                     String::new(),
@@ -269,8 +280,13 @@ fn sides(world: &World, cell: &Cell) -> Vec<Vec<String>> {
 }
 
 /// What decided, after the rules that passed it on, and where it is written.
-fn decided(world: &World, direction: Direction, decision: &Decision) -> (String, String) {
-    let (mut reason, at) = reason(world, direction, &decision.reason);
+fn decided(
+    world: &World,
+    direction: Direction,
+    subject: &str,
+    decision: &Decision,
+) -> (String, String) {
+    let (mut reason, at) = reason(world, direction, subject, &decision.reason);
     if decision.audited.is_some() && decision.reason == Reason::Default {
         "no policy that is enforced decides it".clone_into(&mut reason);
     }
@@ -281,7 +297,7 @@ fn decided(world: &World, direction: Direction, decision: &Decision) -> (String,
     (format!("{reason}{}", passed.collect::<String>()), at)
 }
 
-fn reason(world: &World, direction: Direction, reason: &Reason) -> (String, String) {
+fn reason(world: &World, direction: Direction, subject: &str, reason: &Reason) -> (String, String) {
     match reason {
         Reason::Rule(rule) | Reason::FailClosed(rule) => {
             let name = rule
@@ -331,8 +347,30 @@ fn reason(world: &World, direction: Direction, reason: &Reason) -> (String, Stri
         Reason::LocalNode => ("traffic of the pod's own node".to_owned(), String::new()),
         Reason::SelfTraffic => ("a pod always reaches itself".to_owned(), String::new()),
         Reason::NotASubject => ("no pod that policies can select".to_owned(), String::new()),
+        Reason::Default if is_selected(world, subject, direction) => {
+            let words = "no rule of the policies that select it matches";
+            (words.to_owned(), String::new())
+        }
         Reason::Default => ("no policy selects it".to_owned(), String::new()),
     }
+}
+
+/// Whether a cluster-scoped policy with rules for this direction selects a pod: a NetworkPolicy that does
+/// leaves nothing to the default.
+fn is_selected(world: &World, pod: &str, direction: Direction) -> bool {
+    let snapshot = &world.loaded.snapshot;
+    let key = pod.split_once('/');
+    let pod = key.and_then(|(namespace, name)| snapshot.pods.get(&PodKey::new(namespace, name)));
+    let Some(pod) = pod else { return false };
+    let namespace = snapshot.namespaces.get(&pod.key.namespace);
+    snapshot.admin_policies.values().any(|policy| {
+        let Subject::Pods { namespaces, pods } = &policy.subject else {
+            return false;
+        };
+        !policy.rules(direction).is_empty()
+            && namespace.is_some_and(|namespace| namespaces.matches(&namespace.labels))
+            && pods.matches(&pod.labels)
+    })
 }
 
 fn misses(cell: &Cell) -> String {
@@ -391,5 +429,5 @@ fn rest(cell: &Cell, port: &PortQuery) -> Option<String> {
     } else {
         format!("; smallest change: {}", changes.join(" and "))
     };
-    Some(format!("{what}   {who}{change}"))
+    Some(format!("{what}   {who}{}", plain::line(&change)))
 }

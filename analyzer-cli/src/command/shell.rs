@@ -6,12 +6,13 @@ use clap_complete::Shell;
 
 use crate::{
     Io,
-    args::{Cli, CompletionsArgs},
+    args::{Cli, CompletionsArgs, TextOnly},
     exit::ExitStatus,
 };
 
 /// Runs `completions`.
 pub fn completions(io: &Io<'_>, args: &CompletionsArgs) -> anyhow::Result<ExitStatus> {
+    io.format::<TextOnly>()?;
     let mut script = Vec::new();
     clap_complete::generate(
         args.shell,
@@ -62,6 +63,7 @@ fn zsh(script: &str) -> String {
 
 /// Runs `man`: the page of the program, then one per command.
 pub fn man(io: &Io<'_>) -> anyhow::Result<ExitStatus> {
+    io.format::<TextOnly>()?;
     let mut page = Vec::new();
     let mut command = Cli::command();
     command.build();

@@ -24,6 +24,7 @@ use crate::{
     exit::{ExitStatus, UsageError},
     flow::{Group, PortQuery, internet, is_nothing, parse_target, resolve},
     load::World,
+    render::plain,
 };
 
 use alike::Alike;
@@ -122,7 +123,8 @@ fn judge(world: &World, test: &Test) -> anyhow::Result<Outcome> {
     let (sources, destinations) = (ends(&test.from)?, ends(&test.to)?);
     for (word, members) in [("from", &sources), ("to", &destinations)] {
         if members.is_empty() {
-            let message = format!("test `{}` is about nothing: no pod is `{word}`", test.name);
+            let name = plain::line(&test.name);
+            let message = format!("test `{name}` is about nothing: no pod is `{word}`");
             return Err(UsageError::new(message).into());
         }
     }
@@ -175,7 +177,11 @@ fn judge(world: &World, test: &Test) -> anyhow::Result<Outcome> {
                 };
                 if !is_nothing(&wrong) {
                     return Ok(Outcome::Fail(counterexample(
-                        &evaluator, &cell, dst, &wrong, why,
+                        &evaluator,
+                        &cell,
+                        (src, dst),
+                        &wrong,
+                        why,
                     )));
                 }
                 let unknown = cell.unknown.minus(&only_ports);
@@ -183,7 +189,7 @@ fn judge(world: &World, test: &Test) -> anyhow::Result<Outcome> {
                     doubt = Some(counterexample(
                         &evaluator,
                         &cell,
-                        dst,
+                        (src, dst),
                         &unknown,
                         "missing facts decide",
                     ));
@@ -210,7 +216,7 @@ fn cells(evaluator: &Evaluator<'_>, src: &Group, dst: &Group, asked: &PortQuery)
 fn counterexample(
     evaluator: &Evaluator<'_>,
     cell: &Cell,
-    dst: &Group,
+    (src, dst): (&Group, &Group),
     wrong: &PortSet,
     why: &str,
 ) -> Counterexample {
@@ -227,11 +233,20 @@ fn counterexample(
         .or_else(|| wrong.example());
     let (protocol, port) = likely.unwrap_or((Protocol::Other, 0));
     Counterexample {
-        src: cell.src.clone(),
-        dst: cell.dst.clone(),
+        src: packet_end(src),
+        dst: packet_end(dst),
         protocol,
         port,
         why: format!("{why}: {}", crate::render::change::reasons(cell)),
+    }
+}
+
+/// Where a packet comes from or goes to: one address, also if every address of some ranges would do.
+fn packet_end(end: &Group) -> String {
+    if end.ranges.is_empty() {
+        end.name.clone()
+    } else {
+        end.endpoint.to_string()
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     collections::BTreeSet,
     fs,
     io::{self, Read},
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use anyhow::Context;
@@ -40,11 +40,20 @@ pub fn read(paths: &[String], mut stdin: impl Read) -> anyhow::Result<Vec<Source
         let before = files.len();
         if Path::new(path).exists() {
             walk(Path::new(path), true, &mut BTreeSet::new(), &mut files)?;
+            if files.len() == before {
+                sources.push(Source {
+                    name: path.clone(),
+                    text: String::new(),
+                });
+            }
         } else if path.contains(['*', '?', '[']) {
             let matches = glob::glob(path)
                 .map_err(|error| UsageError::new(format!("`{path}` is no pattern: {error}")))?;
             for found in matches {
                 let found = found.context("cannot read a folder")?;
+                if is_round_about(&found) {
+                    continue;
+                }
                 walk(&found, true, &mut BTreeSet::new(), &mut files)?;
             }
             if files.len() == before {
@@ -116,6 +125,33 @@ fn walk(
     Ok(())
 }
 
+/// Whether the way to what a pattern matched passes a folder twice, through a link back to it.
+fn is_round_about(found: &Path) -> bool {
+    let last = if found.is_dir() {
+        Some(found)
+    } else {
+        found.parent()
+    };
+    let mut way = PathBuf::from(".");
+    let mut passed: BTreeSet<PathBuf> = fs::canonicalize(&way).into_iter().collect();
+    for step in last.into_iter().flat_map(Path::components) {
+        match step {
+            Component::CurDir => continue,
+            Component::Normal(_) => {}
+            // Written so by the user: the way starts here.
+            Component::Prefix(_) | Component::RootDir | Component::ParentDir => passed.clear(),
+        }
+        way.push(step);
+        let Ok(folder) = fs::canonicalize(&way) else {
+            return false;
+        };
+        if !passed.insert(folder) {
+            return true;
+        }
+    }
+    false
+}
+
 fn is_manifest(path: &Path) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str());
     extension.is_some_and(|extension| {
@@ -125,8 +161,8 @@ fn is_manifest(path: &Path) -> bool {
     })
 }
 
-/// Manifests are UTF-8, or UTF-16 with a mark that says so; anything else becomes characters that no manifest may hold and is reported as
-/// such by the reader.
+/// Manifests are UTF-8, or UTF-16 with a mark that says so; anything else becomes characters that no
+/// manifest may hold, and is reported as such by the reader.
 fn decode(bytes: &[u8]) -> String {
     let wide = |join: fn([u8; 2]) -> u16| {
         let units = bytes.chunks(2).map(|unit| match unit {
@@ -139,7 +175,10 @@ fn decode(bytes: &[u8]) -> String {
     match bytes {
         [0xff, 0xfe, ..] => wide(u16::from_le_bytes),
         [0xfe, 0xff, ..] => wide(u16::from_be_bytes),
-        _ => String::from_utf8_lossy(bytes).into_owned(),
+        _ => match std::str::from_utf8(bytes) {
+            Ok(text) => text.to_owned(),
+            Err(_) => String::from_utf8_lossy(bytes).replace(char::REPLACEMENT_CHARACTER, "\0"),
+        },
     }
 }
 

@@ -11,6 +11,7 @@ use policy_compiler::{
 };
 use serde::Serialize;
 
+use super::plain;
 use crate::{
     answer::{Cell, PortsJson, ports_json, reason_name, verdict_name},
     flow::spell_ports,
@@ -48,8 +49,8 @@ impl ChangeJson {
         let witness = &change.witness;
         Self {
             change: name(change.kind),
-            src: ends(&change.sources, symbols),
-            dst: ends(&change.destinations, symbols),
+            src: each_end(&change.sources, symbols),
+            dst: each_end(&change.destinations, symbols),
             ports: ports_json(&change.ports),
             family: change.family.map(number),
             through_service: change.through_service,
@@ -76,12 +77,12 @@ pub fn text(change: &Change, symbols: &Symbols, list: impl Fn(&[String]) -> Stri
     };
     format!(
         "{mark} {words}  {} -> {}  {}\n    {}\n      before  {}\n      after   {}\n",
-        list(&ends(&change.sources, symbols)),
-        list(&ends(&change.destinations, symbols)),
+        plain::line(&list(&ends(&change.sources, symbols))),
+        plain::line(&list(&ends(&change.destinations, symbols))),
         ports(change),
-        packet(change, symbols),
-        because(&change.witness.before),
-        because(&change.witness.after)
+        plain::line(&packet(change, symbols)),
+        plain::line(&because(&change.witness.before)),
+        plain::line(&because(&change.witness.after))
     )
 }
 
@@ -195,6 +196,15 @@ fn spell_unknown(direction: Direction, facts: &[String]) -> String {
         [] => format!("{direction} unknown"),
         facts => format!("{direction} unknown: {}", facts.join("; ")),
     }
+}
+
+/// Names of the ends of a change, every block of addresses by itself.
+fn each_end(ends: &[End], symbols: &Symbols) -> Vec<String> {
+    let spell = |end: &End| match end {
+        End::Endpoint(end) => vec![symbols.name(end)],
+        End::Range(networks) => networks.iter().map(ToString::to_string).collect(),
+    };
+    ends.iter().flat_map(spell).collect()
 }
 
 /// Names of the ends of a change; addresses that are alike are one.

@@ -6,12 +6,20 @@ use std::{fmt::Write as _, io::Write as _};
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use policy_compiler::diagnostic::{Diagnostic, Severity};
 
+use super::plain;
 use crate::{exit::UsageError, load::World};
 
 /// Shows what is wrong with the input. `quiet` leaves out what does not make the answer unsound.
 pub fn input_problems(world: &World, quiet: bool) {
     let mut text = String::new();
     let mut hidden = 0;
+    for name in world.empty.iter().filter(|_| !quiet) {
+        let _ = writeln!(
+            text,
+            "warning: there is no object in `{}`\n",
+            plain::line(name)
+        );
+    }
     for diagnostic in &world.loaded.diagnostics {
         let shown = match diagnostic.severity {
             Severity::Error => true,
@@ -50,7 +58,7 @@ pub fn failure(error: &anyhow::Error) {
     {
         let _ = writeln!(text, "  help: {hint}");
     }
-    print(&text);
+    print(&plain::lines(&text));
 }
 
 /// Shows a remark.
@@ -65,14 +73,14 @@ pub fn one(diagnostic: &Diagnostic, world: &World) -> String {
         Severity::Warning => Level::WARNING,
         Severity::Info => Level::INFO,
     };
-    let mut message = diagnostic.message.clone();
+    let mut message = plain::line(&diagnostic.message).into_owned();
     if let Some(object) = &diagnostic.object {
         let path = if diagnostic.path.is_empty() {
             String::new()
         } else {
             format!(", {}", diagnostic.path)
         };
-        let _ = write!(message, " ({object}{path})");
+        let _ = write!(message, " ({})", plain::line(&format!("{object}{path}")));
     }
     let (code, _) = crate::command::rule::code_of(diagnostic.id);
     let excerpt = diagnostic.at.as_ref().and_then(|at| {
@@ -93,7 +101,7 @@ pub fn one(diagnostic: &Diagnostic, world: &World) -> String {
     });
     let mut help = Vec::new();
     if let Some(text) = &diagnostic.help {
-        help.push(Level::HELP.message(text.clone()));
+        help.push(Level::HELP.message(plain::lines(text).into_owned()));
     }
     let title = level.primary_title(message);
     let title = if code.is_empty() {
@@ -110,13 +118,13 @@ pub fn one(diagnostic: &Diagnostic, world: &World) -> String {
                 .unwrap_or(*start);
             let snippet = Snippet::source(line.as_str())
                 .line_start(usize::try_from(at.line).unwrap_or(1))
-                .path(at.file.to_string())
+                .path(plain::line(&at.file).into_owned())
                 .annotation(AnnotationKind::Primary.span(*start..end.max(*start)));
             title.element(snippet)
         }
         None => match &diagnostic.at {
             Some(at) => title.element(
-                annotate_snippets::Origin::path(at.file.to_string())
+                annotate_snippets::Origin::path(plain::line(&at.file).into_owned())
                     .line(usize::try_from(at.line).unwrap_or(1))
                     .char_column(usize::try_from(at.column).unwrap_or(1)),
             ),

@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 
 use policy_compiler::diagnostic::{Diagnostic, Severity};
 
+use super::plain;
+
 /// One command a finding.
 pub fn annotations(findings: &[Diagnostic]) -> String {
     let mut text = String::new();
@@ -43,9 +45,7 @@ pub fn annotations(findings: &[Diagnostic]) -> String {
 }
 
 fn data(text: &str) -> String {
-    text.replace('%', "%25")
-        .replace('\r', "%0D")
-        .replace('\n', "%0A")
+    plain::lines(text).replace('%', "%25").replace('\n', "%0A")
 }
 
 fn property(text: &str) -> String {

@@ -1,8 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Columns for people, and the same cells for programs that read CSV and Markdown.
 
+use std::borrow::Cow;
+
+use super::plain;
+
 /// Lays rows out in columns, two spaces apart, without trailing blanks.
 pub fn columns(rows: &[Vec<String>], indent: &str) -> String {
+    let rows: Vec<Vec<Cow<'_, str>>> = rows
+        .iter()
+        .map(|row| row.iter().map(|cell| plain::line(cell)).collect())
+        .collect();
     let count = rows.iter().map(Vec::len).max().unwrap_or_default();
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));
@@ -13,7 +21,7 @@ pub fn columns(rows: &[Vec<String>], indent: &str) -> String {
     };
     let widths: Vec<usize> = (0..count).map(width).collect();
     let mut text = String::new();
-    for row in rows {
+    for row in &rows {
         let mut line = indent.to_owned();
         for (cell, width) in row.iter().zip(&widths) {
             line.push_str(cell);
@@ -62,19 +70,24 @@ pub fn markdown(rows: &[Vec<String>]) -> String {
 /// Rows of a Markdown table.
 pub fn markdown_rows(rows: &[Vec<String>]) -> String {
     let line = |row: &Vec<String>| {
-        let cells: Vec<String> = row.iter().map(|cell| cell.replace('|', "\\|")).collect();
+        let cells: Vec<String> = row
+            .iter()
+            .map(|cell| plain::line(cell).replace('|', "\\|"))
+            .collect();
         format!("| {} |\n", cells.join(" | "))
     };
     rows.iter().map(line).collect()
 }
 
-/// Text inside XML, HTML and SVG.
+/// Text inside XML, HTML and SVG, on one line. XML has no way to write most controls.
 pub fn escape_xml(text: &str) -> String {
-    text.replace('&', "&amp;")
+    plain::line(text)
+        .replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")
         .replace('"', "&quot;")
         .replace('\'', "&#39;")
+        .replace(['\u{fffe}', '\u{ffff}'], "\u{fffd}")
 }
 
 #[cfg(test)]
@@ -88,5 +101,9 @@ mod tests {
         assert_eq!(markdown(&rows), "| a | b,\"c\" |\n| --- | --- |\n");
         assert_eq!(columns(&rows, "  "), "  a  b,\"c\"\n");
         assert_eq!(escape_xml("<a&b>"), "&lt;a&amp;b&gt;");
+        assert_eq!(escape_xml("a\n\u{1}b\u{ffff}"), "a\\n\\u{1}b\u{fffd}");
+        let cell = vec![vec!["a\n::error::b|\u{1b}[31m".to_owned()]];
+        assert_eq!(columns(&cell, ""), "a\\n::error::b|\\u{1b}[31m\n");
+        assert_eq!(markdown_rows(&cell), "| a\\n::error::b\\|\\u{1b}[31m |\n");
     }
 }

@@ -14,8 +14,10 @@ mod completions;
 mod control_plane;
 mod diff;
 mod fix;
+mod forging;
 mod live;
 mod mistakes;
+mod pipes;
 mod report;
 mod tools;
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Mistakes that tools of this kind are known for. Each test is named after what happens here instead.
 
+use std::collections::BTreeSet;
+
 use super::{Run, analyze, cluster, network_policy, pod, program, run};
 
 fn reach(arguments: &[&str], manifests: &str) -> Run {
@@ -306,4 +308,69 @@ fn no_change_selects_by_a_label_of_one_rollout() {
     verdict(&answer, "denied");
     assert!(answer.out.contains("app=d"), "{}", answer.out);
     assert!(!answer.out.contains("pod-template-hash"), "{}", answer.out);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_back_to_a_folder_is_not_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("z.yaml"), cluster("")).unwrap();
+    std::os::unix::fs::symlink(".", folder.path().join("again")).unwrap();
+    for input in [".", "./**/*.yaml", "**/*.yaml", "*"] {
+        let mut command = program();
+        command
+            .current_dir(folder.path())
+            .args(["-f", input, "inputs", "-o", "json"]);
+        let answer = run(command, b"");
+        assert_eq!(answer.code, 0, "{}", answer.err);
+        let documents = answer.json()["documents"].as_array().unwrap().len();
+        assert_eq!(documents, 3, "{input}: {}", answer.out);
+    }
+}
+
+#[test]
+fn bytes_that_are_no_text_are_said_to_be_none() {
+    let mut command = program();
+    command.args(["-f", "-", "inputs"]);
+    let answer = run(
+        command,
+        b"apiVersion: v1\nkind: Namespace\nmetadata: {name: a\xff}\n",
+    );
+    assert_eq!(answer.code, 2, "{}{}", answer.out, answer.err);
+    assert!(answer.err.contains("NPA001"), "{}", answer.err);
+    assert!(answer.err.contains("-:3:"), "{}", answer.err);
+}
+
+#[test]
+fn outside_addresses_are_told_one_way() {
+    let policy = network_policy(
+        "p",
+        "{podSelector: {}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 192.0.2.0/24}}]}]}",
+    );
+    let manifests = cluster(&policy);
+    let matrix = |format| {
+        let arguments = ["matrix", "--expand", "--to-internet", "-o", format];
+        let answer = analyze(&arguments, &manifests);
+        assert_eq!(answer.code, 0, "{}", answer.err);
+        answer
+    };
+    let json = matrix("json").json();
+    let cells = json["cells"].as_array().unwrap().iter();
+    let word = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let cells: BTreeSet<[String; 3]> = cells
+        .map(|cell| ["src", "dst", "verdict"].map(|field| word(&cell[field])))
+        .filter(|[src, dst, _]| src != dst)
+        .collect();
+    let csv = matrix("csv").out;
+    let rows = csv.lines().skip(1);
+    let rows: BTreeSet<[String; 3]> = rows
+        .map(|row| {
+            let mut columns = row.split(',').map(str::to_owned);
+            std::array::from_fn(|_| columns.next().unwrap())
+        })
+        .filter(|[src, dst, _]: &[String; 3]| src != dst)
+        .collect();
+    assert_eq!(cells, rows);
+    let allowed = ["t/a", "192.0.2.0/24", "allowed"].map(str::to_owned);
+    assert!(cells.contains(&allowed), "{cells:?}");
 }

@@ -180,7 +180,7 @@ pub(super) const LINTS: &[Lint] = &[
     Lint {
         code: "NPA021",
         name: "unknown-protocol",
-        severity: Severity::Warning,
+        severity: Severity::Error,
         what: "Reports protocols other than TCP, UDP and SCTP in AdminNetworkPolicies.",
         why: "The API takes any string; the rule fails closed.",
         example: "portNumber: {protocol: ICMP, port: 1}",
@@ -189,7 +189,7 @@ pub(super) const LINTS: &[Lint] = &[
     Lint {
         code: "NPA022",
         name: "inverted-port-range",
-        severity: Severity::Warning,
+        severity: Severity::Error,
         what: "Reports port ranges that end before they start.",
         why: "They match nothing.",
         example: "portRange: {start: 200, end: 100}",

@@ -15,7 +15,7 @@ use crate::{
     load::World,
     render::{
         change::{self, ChangeJson, because, ends, packet, ports},
-        table,
+        plain, table,
     },
 };
 
@@ -30,9 +30,9 @@ pub(super) fn write(
         Format::Json => io.json(&ChangesJson::of(changes)),
         Format::Yaml => io.yaml(&ChangesJson::of(changes)),
         Format::Csv => io.answer(&table::csv(&table_of(changes))),
-        Format::Md => io.answer(&markdown(changes)),
-        Format::Wide => io.answer(&(text(changes, all_of) + &io.scope(new))),
-        Format::Text => io.answer(&(text(changes, few_of) + &io.scope(new))),
+        Format::Md => io.prose(&markdown(changes)),
+        Format::Wide => io.prose(&(text(changes, all_of) + &io.scope(new))),
+        Format::Text => io.prose(&(text(changes, few_of) + &io.scope(new))),
     }
 }
 
@@ -73,7 +73,7 @@ fn text(changes: &Changes, list: fn(&[String]) -> String) -> String {
     for (word, names) in [("added", &changes.added), ("removed", &changes.removed)] {
         if !names.is_empty() {
             // Writing to a String cannot fail.
-            let _ = writeln!(text, "{word}: {}", list(names));
+            let _ = writeln!(text, "{word}: {}", plain::line(&list(names)));
         }
     }
     text
@@ -88,7 +88,8 @@ fn markdown(changes: &Changes) -> String {
     let mut ends = String::new();
     for (word, names) in [("Added", &changes.added), ("Removed", &changes.removed)] {
         if !names.is_empty() {
-            let _ = writeln!(ends, "\n{word}: {}", brief(&few_of(names)));
+            let names = plain::line(&few_of(names)).into_owned();
+            let _ = writeln!(ends, "\n{word}: {}", brief(&names));
         }
     }
     let mut shown = 0;

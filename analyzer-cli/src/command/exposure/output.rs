@@ -19,7 +19,7 @@ use crate::{
     args::Tabular,
     flow::{is_nothing, spell_ports},
     load::World,
-    render::{change::spell_decision, table},
+    render::{change::spell_decision, plain, table},
 };
 
 use json::{ExposureJson, SubjectJson};
@@ -48,7 +48,7 @@ pub(super) fn write(
                 text.push_str(&page(subject, wide));
             }
             text.push_str(&io.scope(world));
-            io.answer(&text)
+            io.prose(&text)
         }
     }
 }
@@ -192,7 +192,8 @@ fn page(subject: &Subject, wide: bool) -> String {
             words.push(format!("{audience} {word}"));
         }
     }
-    let mut text = format!("{}   {}\n", subject.name, words.join(", "));
+    let name = plain::line(&subject.name);
+    let mut text = format!("{name}   {}\n", words.join(", "));
     let mut rows: Vec<Vec<String>> = lines
         .into_iter()
         .map(|line| vec![line.audience.to_owned(), line.ports, line.who, line.because])
@@ -215,7 +216,8 @@ fn page(subject: &Subject, wide: bool) -> String {
         ]);
     }
     text.push_str(&table::columns(&rows, "  "));
-    let _ = writeln!(text, "  way in   {}", way_in(subject.way.as_ref(), wide));
+    let way = way_in(subject.way.as_ref(), wide);
+    let _ = writeln!(text, "  way in   {}", plain::line(&way));
     text
 }
 

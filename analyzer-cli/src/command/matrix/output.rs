@@ -5,12 +5,10 @@
 use std::{
     collections::HashMap,
     fmt::Write as _,
-    fs::File,
-    io::{self, BufWriter, Write},
+    io::{self, Write},
     rc::Rc,
 };
 
-use anyhow::Context;
 use policy_compiler::{partial::Evaluator, portmap::PortSet, verdict::Endpoint};
 use serde::Serialize;
 
@@ -24,7 +22,7 @@ use crate::{
     args::Tabular,
     flow::{Group, PortQuery, is_nothing, spell_ports},
     load::World,
-    render::table,
+    render::{plain, table},
 };
 
 /// Classes and a cell per pair of classes.
@@ -38,7 +36,7 @@ pub fn grouped(io: &Io<'_>, world: &World, matrix: &Matrix, format: Tabular) -> 
             io.yaml(&value)
         }
         Tabular::Jsonl => {
-            let mut out = sink(io)?;
+            let mut out = io.sink()?;
             let json = Json::new(matrix);
             for (from, to, kind) in matrix.numbered() {
                 json.cell(&mut out, from, to, kind)?;
@@ -49,7 +47,7 @@ pub fn grouped(io: &Io<'_>, world: &World, matrix: &Matrix, format: Tabular) -> 
         Tabular::Csv => rows(io, matrix, true, table::csv),
         Tabular::Md => rows(io, matrix, false, table::markdown_rows),
         Tabular::Text | Tabular::Wide => {
-            let mut out = sink(io)?;
+            let mut out = io.sink()?;
             text(&mut out, matrix, format == Tabular::Wide)?;
             write!(out, "{}", io.scope(world))?;
             Ok(out.flush()?)
@@ -87,7 +85,7 @@ pub fn expanded(
         },
         known: HashMap::new(),
     };
-    let mut cells = Cells::begin(sink(io)?, format)?;
+    let mut cells = Cells::begin(io.sink()?, format)?;
     let external = matrix.classes.iter().map(|class| class.external);
     let classes = || classes.iter().zip(&names).zip(external.clone()).enumerate();
     for (from, ((sources, source_names), leaves)) in classes() {
@@ -158,7 +156,7 @@ pub fn expanded_names(io: &Io<'_>, matrix: &Matrix, format: Tabular) -> anyhow::
         .to_vec();
     match format {
         Tabular::Json | Tabular::Jsonl | Tabular::Yaml => {
-            let mut cells = Cells::begin(sink(io)?, format)?;
+            let mut cells = Cells::begin(io.sink()?, format)?;
             let json = Json::new(matrix);
             let names = members.iter().map(quoted_all);
             let names = names.collect::<Result<Vec<_>, _>>()?;
@@ -168,7 +166,10 @@ pub fn expanded_names(io: &Io<'_>, matrix: &Matrix, format: Tabular) -> anyhow::
             cells.end()
         }
         Tabular::Text | Tabular::Wide => named_rows(io, matrix, &members, &[], |rows| {
-            let line = |row: &Vec<String>| format!("{}\n", row.join("  ").trim_end());
+            let line = |row: &Vec<String>| {
+                let row = row.join("  ");
+                format!("{}\n", plain::line(row.trim_end()))
+            };
             rows.iter().map(line).collect()
         }),
         Tabular::Csv => named_rows(io, matrix, &members, &[head], table::csv),
@@ -199,7 +200,7 @@ fn named_rows(
     head: &[Vec<String>],
     spell: impl Fn(&[Vec<String>]) -> String,
 ) -> anyhow::Result<()> {
-    let mut out = sink(io)?;
+    let mut out = io.sink()?;
     write!(out, "{}", spell(head))?;
     let spelt: Vec<[String; 3]> = matrix
         .kinds()
@@ -271,7 +272,7 @@ impl Cells {
 }
 
 fn grouped_json(io: &Io<'_>, matrix: &Matrix) -> anyhow::Result<()> {
-    let mut out = sink(io)?;
+    let mut out = io.sink()?;
     write_json(&mut out, matrix)?;
     writeln!(out)?;
     Ok(out.flush()?)
@@ -365,9 +366,10 @@ fn members(class: &Class) -> Vec<Group> {
         legs: Vec::new(),
     };
     if class.external {
-        let name = class.members.join(",");
+        // Every range is an end of its own; one address stands for all of them.
         let party = class.parties().next().map(|(_, party)| &party.asked);
-        return party.map(|end| group(end, &name)).into_iter().collect();
+        let names = class.members.iter();
+        return names.filter_map(|name| Some(group(party?, name))).collect();
     }
     let ends = class.endpoints.iter().zip(&class.members);
     ends.map(|(end, name)| group(end, name)).collect()
@@ -389,13 +391,14 @@ fn word(matrix: &Matrix, cell: CellIds) -> &'static str {
 
 fn text(out: &mut impl Write, matrix: &Matrix, wide: bool) -> io::Result<()> {
     for (id, class) in matrix.classes.iter().enumerate() {
-        writeln!(out, "class {id}: {}", some_of(&class.members, wide))?;
+        let members = some_of(&class.members, wide);
+        writeln!(out, "class {id}: {}", plain::line(&members))?;
     }
     writeln!(out)?;
     let names: Vec<String> = matrix
         .classes
         .iter()
-        .map(|class| brief(&class.members))
+        .map(|class| plain::line(&brief(&class.members)).into_owned())
         .collect();
     let words: Vec<String> = spelt(matrix);
     let admitted = || {
@@ -457,7 +460,7 @@ fn rows(
     all: bool,
     spell: impl Fn(&[Vec<String>]) -> String,
 ) -> anyhow::Result<()> {
-    let mut out = sink(io)?;
+    let mut out = io.sink()?;
     let mut head = vec![
         ["src", "dst", "verdict", "allowed"]
             .map(str::to_owned)
@@ -504,16 +507,4 @@ fn quoted_all<'t>(texts: impl IntoIterator<Item = &'t String>) -> serde_json::Re
 
 fn quoted(text: &str) -> serde_json::Result<String> {
     serde_json::to_string(text)
-}
-
-fn sink(io: &Io<'_>) -> anyhow::Result<Box<dyn Write>> {
-    Ok(match &io.output.out {
-        Some(path) => {
-            let file = File::create(path);
-            Box::new(BufWriter::new(
-                file.with_context(|| format!("cannot write `{}`", path.display()))?,
-            ))
-        }
-        None => Box::new(BufWriter::new(io::stdout().lock())),
-    })
 }

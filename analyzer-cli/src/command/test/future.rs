@@ -208,6 +208,35 @@ impl Question<'_> {
         doubt.map(Outcome::Unknown)
     }
 
+    /// What the destination is called. One kind of namespace stands for every value of the label that no
+    /// policy names; the destination's is another than the source's.
+    fn name_apart(&self, source: &Endpoint, destination: &Endpoint) -> String {
+        const WHERE: &str = " in new namespace ";
+        let name = self.symbols.name(destination);
+        let value = |end: &Endpoint| match end {
+            Endpoint::Pod(key) => self
+                .symbols
+                .namespace_labels(key)?
+                .get(self.key)
+                .map(str::to_owned),
+            Endpoint::Node(_) | Endpoint::Address(_) => None,
+        };
+        match (name.split_once(WHERE), value(source), value(destination)) {
+            (Some((pod, namespace)), Some(src), Some(dst)) if src == dst => {
+                let mut another = format!("an{dst}");
+                while self.values.contains(another.as_str()) {
+                    another.push('2');
+                }
+                let (old, new) = (
+                    format!("{}={dst}", self.key),
+                    format!("{}={another}", self.key),
+                );
+                format!("{pod}{WHERE}{}", namespace.replace(&old, &new))
+            }
+            _ => name,
+        }
+    }
+
     fn counterexample(
         &self,
         source: &Party,
@@ -238,7 +267,7 @@ impl Question<'_> {
             .collect();
         Counterexample {
             src: self.symbols.name(&source.asked),
-            dst: self.symbols.name(&destination.asked),
+            dst: self.name_apart(&source.asked, &destination.asked),
             protocol,
             port,
             why: format!("{why}: {}", reasons.join(", ")),

@@ -7,7 +7,11 @@ use policy_compiler::model::Protocol;
 use serde_json::{Value, json};
 
 use super::{Counterexample, Format, Outcome, TestResult};
-use crate::{API_VERSION, Io, load::World, render::table::escape_xml};
+use crate::{
+    API_VERSION, Io,
+    load::World,
+    render::{plain, table::escape_xml},
+};
 
 /// Writes the results.
 pub(super) fn write(
@@ -20,7 +24,7 @@ pub(super) fn write(
         Format::Json => io.json(&document(results)),
         Format::Yaml => io.yaml(&document(results)),
         Format::Junit => io.answer(&junit(results)),
-        Format::Text | Format::Wide => io.answer(&(text(results) + &io.scope(world))),
+        Format::Text | Format::Wide => io.prose(&(text(results) + &io.scope(world))),
     }
 }
 
@@ -39,25 +43,18 @@ impl Counterexample {
 fn text(results: &[TestResult]) -> String {
     let mut text = String::new();
     for result in results {
+        let name = plain::line(&result.name);
+        let because = |example: &Counterexample| {
+            let words = format!("{}: {}", example.packet(), example.why);
+            plain::line(&words).into_owned()
+        };
         let _ = match &result.outcome {
-            Outcome::Pass(pairs) => writeln!(text, "pass     {} ({pairs} pairs)", result.name),
+            Outcome::Pass(pairs) => writeln!(text, "pass     {name} ({pairs} pairs)"),
             Outcome::Fail(example) => {
-                writeln!(
-                    text,
-                    "FAIL     {}\n         {}: {}",
-                    result.name,
-                    example.packet(),
-                    example.why
-                )
+                writeln!(text, "FAIL     {name}\n         {}", because(example))
             }
             Outcome::Unknown(example) => {
-                writeln!(
-                    text,
-                    "unknown  {}\n         {}: {}",
-                    result.name,
-                    example.packet(),
-                    example.why
-                )
+                writeln!(text, "unknown  {name}\n         {}", because(example))
             }
         };
     }

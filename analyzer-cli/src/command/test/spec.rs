@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::{API_VERSION, exit::UsageError, flow::PortQuery};
+use crate::{API_VERSION, exit::UsageError, flow::PortQuery, render::plain};
 
 /// A file of tests.
 #[derive(Debug, Deserialize)]
@@ -122,8 +122,8 @@ impl File {
             let said = bounds.iter().filter(|said| **said).count();
             if said != 1 {
                 return Err(UsageError::new(format!(
-                    "`{path}`: test `{}` says {} things",
-                    test.name, said
+                    "`{path}`: test `{}` says {said} things",
+                    plain::line(&test.name)
                 ))
                 .help("one of onlyFrom/onlyTo/onlyPorts, expect, never"));
             }
@@ -132,7 +132,7 @@ impl File {
                 if for_all.r#where.replace(' ', "") != "a!=b" || !same || !test.never {
                     return Err(UsageError::new(format!(
                         "`{path}`: test `{}`: forAll takes one label for a and b, `where: a != b` and `never: true`",
-                        test.name
+                        plain::line(&test.name)
                     )));
                 }
             }
