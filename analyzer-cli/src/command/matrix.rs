@@ -5,7 +5,7 @@ mod classes;
 mod output;
 mod pairs;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use policy_compiler::{
     model::Direction,
@@ -43,7 +43,7 @@ pub fn run(io: &Io<'_>, args: &MatrixArgs) -> anyhow::Result<ExitStatus> {
     if args.expand && args.by == By::Pod {
         output::expanded(io, &evaluator, &matrix, &port, format)?;
     } else if args.expand {
-        output::expanded_names(io, &matrix, format)?;
+        output::expanded_names(io, &matrix, &BTreeMap::new(), format)?;
     } else {
         output::grouped(io, &world, &matrix, format)?;
     }

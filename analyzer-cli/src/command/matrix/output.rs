@@ -3,7 +3,7 @@
 //! should be.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt::Write as _,
     io::{self, Write},
     rc::Rc,
@@ -67,7 +67,8 @@ pub fn expanded(
         format,
         Tabular::Text | Tabular::Wide | Tabular::Csv | Tabular::Md
     ) {
-        return expanded_names(io, matrix, format);
+        let to_itself = to_itself(evaluator, matrix, port);
+        return expanded_names(io, matrix, &to_itself, format);
     }
     let classes: Vec<Vec<Group>> = matrix.classes.iter().map(members).collect();
     let names = classes
@@ -147,8 +148,49 @@ impl Bodies<'_, '_> {
 /// How many answers are kept for pairs of the same kind: about a hundred megabytes.
 const MOST_BODIES: usize = 100_000;
 
-/// A cell per pair of names, without what decided it.
-pub fn expanded_names(io: &Io<'_>, matrix: &Matrix, format: Tabular) -> anyhow::Result<()> {
+/// Verdict, what is allowed and what is unknown.
+type Words = [String; 3];
+
+/// What each end is told of its traffic with itself, which others of its class are not.
+fn to_itself(
+    evaluator: &Evaluator<'_>,
+    matrix: &Matrix,
+    port: &PortQuery,
+) -> BTreeMap<String, Words> {
+    let inquiry = Inquiry {
+        ports: port,
+        family: None,
+        via_service: false,
+        explain: false,
+    };
+    let classes = matrix.classes.iter().filter(|class| !class.external);
+    let ends = classes.flat_map(members);
+    ends.filter_map(|end| {
+        let cell = ask(evaluator, &end, &end, &inquiry).into_iter().next()?;
+        let verdict = cell.word().as_str().to_owned();
+        let words = [verdict, spell_ports(&cell.allowed), some(&cell.unknown)];
+        Some((end.name, words))
+    })
+    .collect()
+}
+
+/// A set in words; nothing in none.
+fn some(set: &PortSet) -> String {
+    if is_nothing(set) {
+        String::new()
+    } else {
+        spell_ports(set)
+    }
+}
+
+/// A cell per pair of names, without what decided it; those of a name with itself in tables are
+/// `to_itself`, where it has them.
+pub fn expanded_names(
+    io: &Io<'_>,
+    matrix: &Matrix,
+    to_itself: &BTreeMap<String, Words>,
+    format: Tabular,
+) -> anyhow::Result<()> {
     let members = matrix.classes.iter().map(|class| class.members.clone());
     let members: Vec<Vec<String>> = members.collect();
     let head = ["src", "dst", "verdict", "allowed", "unknown"]
@@ -165,17 +207,25 @@ pub fn expanded_names(io: &Io<'_>, matrix: &Matrix, format: Tabular) -> anyhow::
             }
             cells.end()
         }
-        Tabular::Text | Tabular::Wide => named_rows(io, matrix, &members, &[], |rows| {
-            let line = |row: &Vec<String>| {
-                let row = row.join("  ");
-                format!("{}\n", plain::line(row.trim_end()))
-            };
-            rows.iter().map(line).collect()
-        }),
-        Tabular::Csv => named_rows(io, matrix, &members, &[head], table::csv),
+        Tabular::Text | Tabular::Wide => {
+            named_rows(io, (matrix, &members), to_itself, &[], |rows| {
+                let line = |row: &Vec<String>| {
+                    let row = row.join("  ");
+                    format!("{}\n", plain::line(row.trim_end()))
+                };
+                rows.iter().map(line).collect()
+            })
+        }
+        Tabular::Csv => named_rows(io, (matrix, &members), to_itself, &[head], table::csv),
         Tabular::Md => {
             let rule = vec!["---".to_owned(); head.len()];
-            named_rows(io, matrix, &members, &[head, rule], table::markdown_rows)
+            named_rows(
+                io,
+                (matrix, &members),
+                to_itself,
+                &[head, rule],
+                table::markdown_rows,
+            )
         }
     }
 }
@@ -195,29 +245,25 @@ fn pairs<'m>(
 /// The head, and a row per pair of members.
 fn named_rows(
     io: &Io<'_>,
-    matrix: &Matrix,
-    members: &[Vec<String>],
+    (matrix, members): (&Matrix, &[Vec<String>]),
+    to_itself: &BTreeMap<String, Words>,
     head: &[Vec<String>],
     spell: impl Fn(&[Vec<String>]) -> String,
 ) -> anyhow::Result<()> {
     let mut out = io.sink()?;
     write!(out, "{}", spell(head))?;
-    let spelt: Vec<[String; 3]> = matrix
+    let spelt: Vec<Words> = matrix
         .kinds()
         .iter()
         .map(|cell| {
-            let unknown = matrix.set(cell.unknown);
-            let unknown = if is_nothing(&unknown) {
-                String::new()
-            } else {
-                spell_ports(&unknown)
-            };
             let allowed = spell_ports(&matrix.set(cell.allowed));
+            let unknown = some(&matrix.set(cell.unknown));
             [word(matrix, *cell).to_owned(), allowed, unknown]
         })
         .collect();
     for (src, dst, kind) in pairs(matrix, members) {
-        let words = spelt.get(kind).into_iter().flatten();
+        let own = to_itself.get(src).filter(|_| src == dst);
+        let words = own.or(spelt.get(kind)).into_iter().flatten();
         let cells = [src, dst].into_iter().chain(words);
         write!(out, "{}", spell(&[cells.cloned().collect()]))?;
     }
