@@ -5,7 +5,8 @@
 #![expect(clippy::expect_used, reason = "tests")]
 
 use policy_compiler::{
-    manifest::Locator,
+    compile::{PortSetId, Scope, compile},
+    manifest::{self, Locator},
     model::{
         Action, AdminPeer, AdminPolicy, AdminPort, AdminRule, NetworkPeer, NetworkPolicy,
         NetworkPort, Priority, Protocol, Selection, Subject, Tier,
@@ -318,4 +319,37 @@ fn broken_subjects_select_nothing() {
     );
     let subject = policy.expect("placed").subject;
     assert!(matches!(subject, Subject::Pods { namespaces, .. } if namespaces.is_everything()));
+}
+
+/// What a Service leads to may itself be something that is translated: nobody knows what comes of it
+/// before that, whichever endpoint comes first.
+#[test]
+fn a_service_behind_a_service_is_judged_behind_translation() {
+    let world = |endpoints: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: a, namespace: x}}\n\
+             spec: {{nodeName: n1}}\nstatus: {{podIP: 10.0.0.1}}\n---\n\
+             apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: a, namespace: x}}\n\
+             spec: {{podSelector: {{}}, policyTypes: [Egress], egress: [{{to: [{{ipBlock: {{cidr: 10.0.0.0/16}}}}]}}]}}\n---\n\
+             apiVersion: v1\nkind: Service\nmetadata: {{name: s, namespace: x}}\n\
+             spec: {{clusterIP: 10.96.0.7, ports: [{{port: 80}}]}}\n---\n\
+             apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n\
+             metadata: {{name: s-1, namespace: x, labels: {{kubernetes.io/service-name: s}}}}\n\
+             ports: [{{port: 80, protocol: TCP}}]\nendpoints: [{endpoints}]\n"
+        )
+    };
+    let class = |endpoints: &str| {
+        let text = world(endpoints);
+        let loaded = manifest::load([("world.yaml", text.as_str())], &Settings::default());
+        let mut snapshot = loaded.snapshot;
+        snapshot.options.service_cidrs = vec!["10.96.0.0/16".parse().expect("a CIDR")];
+        let tables = compile(&snapshot, &Scope::Node("n1".into()));
+        let row = tables.pods.values().find_map(|pod| pod.egress);
+        let service = tables.services.values().next();
+        tables.port_set(row.expect("a row"), *service.expect("a Service"))
+    };
+    let (pod, other) = ("{addresses: ['10.0.0.9']}", "{addresses: ['10.96.0.9']}");
+    assert_ne!(class(pod), PortSetId::DEFER);
+    assert_eq!(class(&format!("{pod}, {other}")), PortSetId::DEFER);
+    assert_eq!(class(&format!("{other}, {pod}")), PortSetId::DEFER);
 }

@@ -186,7 +186,8 @@ pub(super) fn verdict(
     }
     // Endpoints that nobody lists yet are left to the hooks behind translation, as are differing ones.
     let (first, _) = all.first()?;
-    let same = *first != DecisionId::DEFER && all.iter().all(|(d, _)| mode(*d) == mode(*first));
+    let alike = |d: DecisionId| d != DecisionId::DEFER && mode(d) == mode(*first);
+    let same = all.iter().all(|(decision, _)| alike(*decision));
     same.then_some(*first)
 }
 
