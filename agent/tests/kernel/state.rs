@@ -215,6 +215,29 @@ fn a_reply_does_not_take_a_flow_over() {
 }
 
 #[test]
+fn a_segment_does_not_take_a_connection_over() {
+    const OTHER: &str = "192.168.0.1";
+    let policy = |egress: &str| {
+        format!(
+            "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: both, namespace: x}}, spec: {{podSelector: {{}}, policyTypes: [Ingress, Egress], ingress: [{{}}], egress: [{egress}]}}}}\n"
+        )
+    };
+    with_node(|node| {
+        let segment = tcp(A, 4000, OTHER, 80, ACK);
+        let reply = tcp(OTHER, 80, A, 4000, ACK);
+        node.apply(&policy("{}"));
+        assert_eq!(node.from("x/a", &tcp(A, 4000, OTHER, 80, SYN)), Allowed);
+        // Tables of another generation, by which the node could have opened it as well.
+        node.apply(&policy("{}, {ports: [{port: 1}]}"));
+        assert!(!node.to("x/a", SELF, &reply).is_drop());
+        assert!(!node.from("x/a", &segment).is_drop());
+        assert!(!node.to("x/a", SELF, &reply).is_drop());
+        node.apply(&policy("{ports: [{port: 1}]}"));
+        assert_eq!(node.from("x/a", &segment), Denied);
+    });
+}
+
+#[test]
 fn a_policy_cuts_what_was_opened_against_it_and_nothing_else() {
     with_node(|node| {
         // Nobody polices the pod yet.

@@ -327,12 +327,17 @@ impl<W: Tables + State> Court<'_, W> {
         let state = &known.state;
         if known.is {
             let opened_here = state.initiator() as u8 == direction as u8;
-            // Opened by the other end under tables that are gone: from now on the flow stands on
-            // what admits this packet.
             if opened_here || state.generation == generation {
                 self.refresh(direction, packet, state, now);
                 return;
             }
+            // Who opened a TCP connection its SYN has shown: this is a reply, admitted as if it were
+            // none. What today's tables say of the connection is up to the opener's next packet.
+            if matches!(packet.kind, Kind::Stream) {
+                return;
+            }
+            // Others were opened by the other end under tables that are gone: from now on the flow
+            // stands on what admits this packet.
         }
         self.open(direction, source, packet, cell, now);
     }
