@@ -91,7 +91,7 @@ fn the_difference_is_what_the_oracle_says() {
     let worlds = (two_states().boxed(), vec(strategies::probe(), 48));
     check(
         "difference",
-        1_500,
+        10_000,
         worlds,
         &required,
         |((before, after), probes), met| {
@@ -248,7 +248,7 @@ fn witnesses_are_real() {
     let required = ["symbol", "address", "port name", "real", "none"];
     check(
         "witness",
-        1_500,
+        10_000,
         two_states().boxed(),
         &required,
         |(before, after), met| {

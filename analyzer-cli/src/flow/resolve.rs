@@ -161,7 +161,7 @@ pub fn resolve(
                         "`{address}` is the address of {names}: there is no pod behind it"
                     )));
                 }
-                (format!("{address} ({names})"), groups)
+                (names, groups)
             }
         },
         Target::Range(network) => {
