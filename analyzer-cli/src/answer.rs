@@ -240,7 +240,8 @@ fn in_common(
     }
 }
 
-fn families_of(evaluator: &Evaluator<'_>, endpoint: &Endpoint) -> Option<BTreeSet<Family>> {
+/// The families that an end has addresses of; `None` if nothing is known of them.
+pub fn families_of(evaluator: &Evaluator<'_>, endpoint: &Endpoint) -> Option<BTreeSet<Family>> {
     let snapshot = evaluator.snapshot();
     let addresses = match endpoint {
         Endpoint::Address(address) => return Some(BTreeSet::from([family_of(*address)])),

@@ -239,6 +239,16 @@ impl<'a> Evaluator<'a> {
         Evaluator::new(snapshot, self.assumptions, self.doubts.clone())
     }
 
+    /// Asks as if blocks matched pods, where that is not assumed: which of them then did is said beside
+    /// answers.
+    pub fn if_blocks_match_pods(&self) -> Option<Evaluator<'a>> {
+        let assumptions = Assumptions {
+            blocks_match_pods: true,
+        };
+        (self.assumptions != assumptions)
+            .then(|| Evaluator::new(self.snapshot, assumptions, self.doubts.clone()))
+    }
+
     /// What cannot be read.
     pub fn doubts(&self) -> &[Doubt] {
         &self.doubts

@@ -12,6 +12,7 @@ use policy_compiler::{
 
 use super::{endpoints, pairs::Pairs, through};
 use crate::{
+    answer::families_of,
     flow::{Group, PortQuery},
     load::World,
 };
@@ -357,19 +358,27 @@ fn classes(evaluator: &Evaluator<'_>, port: &PortQuery) -> Vec<Class> {
     classes
 }
 
-/// Pods and nodes that are alike in every family that pods have addresses of, and that are asked about the
-/// same ports: what a name stands for is every pod's own. Members are sorted.
+/// Pods and nodes that are alike in every family that pods or they have addresses of, and that are asked
+/// about the same ports: what a name stands for is every pod's own. Members are sorted.
 pub fn alike(
     evaluator: &Evaluator<'_>,
     endpoints: &[Endpoint],
     port: &PortQuery,
 ) -> Vec<Vec<Endpoint>> {
     let mut keys: BTreeMap<Endpoint, Vec<usize>> = BTreeMap::new();
-    for family in known_families(evaluator) {
-        let classes = evaluator.classes(endpoints, family);
-        for (index, class) in classes.into_iter().enumerate() {
-            for member in class.members {
-                keys.entry(member).or_default().push(index);
+    let mut families: BTreeSet<Option<Family>> = known_families(evaluator).into_iter().collect();
+    let own = endpoints
+        .iter()
+        .filter_map(|end| families_of(evaluator, end));
+    families.extend(own.flatten().map(Some));
+    let otherwise = evaluator.if_blocks_match_pods();
+    for evaluator in std::iter::once(evaluator).chain(&otherwise) {
+        for family in &families {
+            let classes = evaluator.classes(endpoints, *family);
+            for (index, class) in classes.into_iter().enumerate() {
+                for member in class.members {
+                    keys.entry(member).or_default().push(index);
+                }
             }
         }
     }
