@@ -7,7 +7,7 @@
 use std::{
     fs, io,
     net::SocketAddr,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::{fs::PermissionsExt as _, net::UnixListener},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -26,7 +26,7 @@ use axum::{
 };
 use serde_json::Value;
 use tokio::{
-    net::{TcpListener, UnixListener},
+    net::TcpListener,
     sync::{mpsc, oneshot},
 };
 use tokio_util::sync::CancellationToken;
@@ -179,6 +179,8 @@ pub async fn serve_debug(
     stop: CancellationToken,
 ) -> io::Result<()> {
     let listener = bind_private(&path)?;
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::UnixListener::from_std(listener)?;
     let router = Router::new()
         .route("/debug", get(async || debug_index(paths)))
         .route("/debug/{*path}", get(debug_document))
@@ -190,10 +192,11 @@ pub async fn serve_debug(
 }
 
 /// Binds a socket that nobody else can open at any moment: it is made under a private folder and moved.
-fn bind_private(path: &Path) -> io::Result<UnixListener> {
+pub(crate) fn bind_private(path: &Path) -> io::Result<UnixListener> {
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
-    let private = folder.join(format!(".netpol-{}", std::process::id()));
+    let name = path.file_name().unwrap_or_default().display();
+    let private = folder.join(format!(".{name}-{}", std::process::id()));
     fs::create_dir_all(&private)?;
     fs::set_permissions(&private, fs::Permissions::from_mode(0o700))?;
     let unseen = private.join("socket");

@@ -6,7 +6,11 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
-use crate::{kubernetes::args::KubernetesArgs, telemetry::LogFormat};
+use crate::{
+    cni::{self, install::Folders},
+    kubernetes::args::KubernetesArgs,
+    telemetry::LogFormat,
+};
 
 /// Enforces Kubernetes network policies on one node with eBPF.
 #[derive(Clone, Debug, Parser)]
@@ -37,7 +41,11 @@ pub enum Command {
     /// Build the cluster of a folder out of network namespaces, enforce its policies, send real packets
     /// and compare with the analyzer. Exits with 1 if any packet fared otherwise than predicted.
     Demo(DemoArgs),
-    /// Take all programs, maps and names off this machine: nothing is enforced any more.
+    /// Be the network plugin that lets no pod begin before its interface is closed; container runtimes
+    /// call it, as `netpol-cni`.
+    Cni,
+    /// Take all programs, maps and names off this machine, and the network plugin out of the chain:
+    /// nothing is enforced any more.
     Cleanup(CleanupArgs),
     /// List what is loaded in the kernel; no agent has to run.
     Dump(DumpArgs),
@@ -66,9 +74,27 @@ pub struct RunArgs {
     /// How to enforce.
     #[command(flatten)]
     pub datapath: DatapathArgs,
+    /// How pods are kept from beginning too early.
+    #[command(flatten)]
+    pub cni: CniArgs,
     /// How to follow a cluster.
     #[command(flatten)]
     pub kubernetes: KubernetesArgs,
+}
+
+/// How the network plugin finds the agent.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub struct CniArgs {
+    /// Where the network plugin finds the agent, a Unix socket that only root can open.
+    #[arg(long, value_name = "FILE", default_value = cni::SOCKET)]
+    pub cni_socket: PathBuf,
+    /// Install the network plugin at the end of the cluster's chain, and keep it there: no pod begins
+    /// then before its policies are in force, or while the agent is away. `cleanup` takes it out.
+    #[arg(long)]
+    pub cni_install: bool,
+    /// Where.
+    #[command(flatten)]
+    pub folders: Folders,
 }
 
 /// How the kernel enforces.
@@ -154,6 +180,9 @@ pub struct CleanupArgs {
     /// From where.
     #[command(flatten)]
     pub place: PlaceArgs,
+    /// Where the network plugin may be installed.
+    #[command(flatten)]
+    pub folders: Folders,
 }
 
 /// What to list.

@@ -71,6 +71,11 @@ pub trait Datapath {
         &[]
     }
 
+    /// Whether the tables in force decide what passes an attached interface as that of `pod`.
+    fn judges(&self, _ifindex: u32, _pod: &PodKey) -> bool {
+        true
+    }
+
     /// What the kernel has counted and holds, for the reasons numbered below `reasons`.
     fn sample(&mut self, _reasons: u32) -> anyhow::Result<Sample> {
         Ok(Sample::default())
@@ -407,6 +412,26 @@ impl<D: Datapath> Engine<D> {
     /// The interfaces as they were last told.
     pub fn interfaces(&self) -> &Interfaces {
         &self.interfaces
+    }
+
+    /// Whether the interface has programs: it is closed at least.
+    pub fn holds(&self, ifindex: u32) -> bool {
+        self.attached.contains(&ifindex) && self.interfaces.pods.contains_key(&ifindex)
+    }
+
+    /// Whether the interface is that of a pod for which `is_meant` holds and the pod's tables, as they were
+    /// compiled from this very pod, decide what passes.
+    pub fn judges(&self, ifindex: u32, is_meant: impl Fn(&Pod) -> bool) -> bool {
+        let (Some(published), Some(Some(pod))) =
+            (&self.published, self.interfaces.pods.get(&ifindex))
+        else {
+            return false;
+        };
+        let known = published.snapshot.pods.get(pod);
+        known.is_some_and(|pod| is_meant(pod))
+            && published.image.endpoints.contains_key(pod)
+            && self.attached.contains(&ifindex)
+            && self.datapath.judges(ifindex, pod)
     }
 
     /// The tables in force.

@@ -21,16 +21,21 @@ use ipnet::IpNet;
 use policy_compiler::model::PodKey;
 use tracing::{error, info, warn};
 
+pub(crate) use self::watch::watcher;
 pub use self::{
     load::{Broken, Loaded, load},
     pods::pod_file,
 };
 use self::{
-    pods::interfaces,
+    pods::{interfaces, local},
     watch::{Event, Watches},
 };
 use crate::{
-    engine::{Datapath, Engine, PodState, Report, Settings},
+    cni::{
+        claims::{Claims, Hold},
+        server::Server,
+    },
+    engine::{Datapath, Engine, Interfaces, PodState, Report, Settings},
     event,
     names::Names,
     net::{LinkEvent, Netns},
@@ -63,6 +68,8 @@ pub struct Options {
     pub settings: Settings,
     /// Where to keep what the numbers in the kernel's tables mean.
     pub state_dir: Option<PathBuf>,
+    /// Where the network plugin finds the agent.
+    pub cni_socket: Option<PathBuf>,
 }
 
 /// What became of the newest edit and of the pods.
@@ -214,6 +221,8 @@ struct Agent<D> {
     shared: Arc<Shared>,
     watches: Watches,
     names: Names,
+    claims: Claims,
+    _plugins: Option<Server>,
 }
 
 /// What is to be done when things calm down.
@@ -247,8 +256,16 @@ impl<D: Datapath> Agent<D> {
         let mut engine = Engine::new(&options.node, options.settings.clone(), datapath);
         // Watch first, look afterwards: nothing falls between.
         let closer = || engine.datapath_mut().closer();
-        let watches = Watches::start(&host, &options, closer, events)?;
+        let watches = Watches::start(&host, &options, closer, events.clone())?;
+        let socket = options.cni_socket.as_deref();
+        let plugins = socket.map(|socket| {
+            let gate = engine.datapath_mut().closer()?;
+            let hold = move |hold| events.send(Event::Hold(hold)).is_ok();
+            Server::start(socket, &host, gate, hold)
+        });
         Ok(Self {
+            _plugins: plugins.transpose()?,
+            claims: Claims::default(),
             host,
             options,
             engine,
@@ -284,9 +301,11 @@ impl<D: Datapath> Agent<D> {
                     pending.namespaces = true;
                     pending.note(Instant::now());
                 }
+                Ok(Event::Hold(hold)) => self.hold(hold),
                 Ok(Event::Link(event)) => {
                     if let LinkEvent::Gone(link) = event {
                         self.engine.forget(link.index);
+                        self.claims.forget(link.index);
                     }
                     pending.namespaces = true;
                     pending.note(Instant::now());
@@ -361,15 +380,35 @@ impl<D: Datapath> Agent<D> {
             &self.options,
             &self.named,
             self.engine.published().map(|published| &published.snapshot),
+            &self.claims,
         );
         match found {
-            Ok(found) => {
-                if let Err(error) = self.engine.set_interfaces(found) {
-                    error!(error = %format!("{:#}", anyhow::Error::new(error)), "cannot publish");
-                }
-            }
+            Ok(found) => self.set_interfaces(found),
             Err(error) => warn!(error = %format!("{error:#}"), "cannot look for pod interfaces"),
         }
+        self.tell();
+    }
+
+    /// Believes a runtime whose an interface is, at once: somebody waits.
+    fn hold(&mut self, hold: Hold) {
+        let mut interfaces = self.engine.interfaces().clone();
+        let published = self.engine.published();
+        let pods = local(published.map(|p| &p.snapshot), &self.options.node);
+        self.claims.note(hold, &mut interfaces, pods);
+        self.set_interfaces(interfaces);
+        self.tell();
+    }
+
+    fn set_interfaces(&mut self, interfaces: Interfaces) {
+        if let Err(error) = self.engine.set_interfaces(interfaces) {
+            error!(error = %format!("{:#}", anyhow::Error::new(error)), "cannot publish");
+        }
+    }
+
+    /// Says what became of the pods.
+    fn tell(&mut self) {
+        // A folder is always there: who is not in it yet is waited for.
+        self.claims.answer(&self.engine, false);
         let before = std::mem::replace(&mut self.status.engine, self.engine.report().clone());
         for (pod, state) in &self.status.engine.pods {
             if before.pods.get(pod) != Some(state) {

@@ -14,7 +14,7 @@ use tracing::info_span;
 use crate::{
     datapath::{Closer, Datapath as Bpf, Events, Hook, Options, Origin},
     engine::{Age, Datapath, Desired, Sample},
-    net::{Close, Why},
+    net::{Close, Guard, Why},
 };
 
 /// The datapath of this thread's network namespace.
@@ -55,6 +55,10 @@ impl Kernel {
 
     /// Tells whose each interface is. An interface whose pod changes is closed in between.
     fn bind(&mut self, pods: &BTreeMap<u32, PodKey>, audited: &BTreeSet<PodKey>) -> Result<()> {
+        let mut interfaces: BTreeMap<&PodKey, usize> = BTreeMap::new();
+        for pod in pods.values() {
+            *interfaces.entry(pod).or_default() += 1;
+        }
         for endpoint in self.bpf.endpoints() {
             let ifindex = endpoint.ifindex;
             match pods.get(&ifindex) {
@@ -68,7 +72,7 @@ impl Kernel {
                     }
                     // The tables know one address of each family: those of a second interface are
                     // not among them.
-                    let is_only = pods.values().filter(|other| *other == pod).count() == 1;
+                    let is_only = interfaces.get(pod) == Some(&1);
                     self.bpf
                         .set_flags(ifindex, audited.contains(pod), is_only)?;
                 }
@@ -156,6 +160,13 @@ impl Datapath for Kernel {
         &self.ahead
     }
 
+    fn judges(&self, ifindex: u32, pod: &PodKey) -> bool {
+        let endpoint = self.bpf.endpoint(ifindex);
+        endpoint.is_some_and(|endpoint| {
+            endpoint.pod.as_ref() == Some(pod) && !endpoint.is_quarantined()
+        })
+    }
+
     fn sample(&mut self, reasons: u32) -> Result<Sample> {
         let outcomes = self.bpf.outcome_counters()?.into_iter();
         let decided = self.bpf.rule_counters(reasons)?.into_iter();
@@ -176,15 +187,28 @@ impl Datapath for Kernel {
 
 impl Close for Closer {
     fn close(&mut self, ifindex: u32, direction: Direction, why: Why) -> Result<bool> {
-        let hook = match direction {
-            Direction::Egress => Hook::FromPod,
-            Direction::Ingress => Hook::ToPod,
-        };
-        Ok(Self::close(self, ifindex, hook, why == Why::Moved)?)
+        Ok(Self::close(
+            self,
+            ifindex,
+            hook(direction),
+            why == Why::Moved,
+        )?)
     }
 
     fn forget(&mut self, ifindex: u32) -> Result<()> {
         Ok(Self::forget(self, ifindex)?)
+    }
+
+    fn guard(&self, ifindex: u32, direction: Direction) -> Result<Option<Guard>> {
+        Ok(Self::guard(self, ifindex, hook(direction)))
+    }
+}
+
+/// Where a pod's packets of one direction are judged.
+const fn hook(direction: Direction) -> Hook {
+    match direction {
+        Direction::Egress => Hook::FromPod,
+        Direction::Ingress => Hook::ToPod,
     }
 }
 

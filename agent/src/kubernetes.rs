@@ -67,6 +67,8 @@ pub struct Config {
     pub listen: Option<SocketAddr>,
     /// Where `/debug` is served.
     pub debug_socket: Option<PathBuf>,
+    /// Where the network plugin finds the agent.
+    pub cni_socket: Option<PathBuf>,
     /// Where pods' network namespaces are looked for.
     pub places: Places,
     /// How to watch.

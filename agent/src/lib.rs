@@ -10,6 +10,7 @@
 pub mod admin;
 pub mod args;
 pub mod bundle;
+pub mod cni;
 pub mod coalesce;
 pub mod config_file;
 pub mod datapath;

@@ -6,7 +6,11 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    match agent::config_file::complete(std::env::args_os().collect()) {
+    let line: Vec<_> = std::env::args_os().collect();
+    if agent::cni::plugin::is_meant(&line) {
+        return agent::cni::plugin::run();
+    }
+    match agent::config_file::complete(line) {
         Ok(line) => agent::run::run(&agent::args::Args::parse_from(line)),
         Err(error) => agent::run::refuse(&error),
     }

@@ -9,9 +9,9 @@ mod peer;
 mod priority;
 mod watch;
 
-pub use gate::{Close, Gate, Why};
+pub use gate::{Close, Gate, Guard, Why};
 pub use link::Link;
 pub use netlink::{Filter, NetError, Netlink, Route};
 pub use netns::Netns;
-pub use peer::{HostLinks, PodInterface};
+pub use peer::{HostLinks, PodInterface, outside_of};
 pub use watch::{LinkEvent, LinkWatch};

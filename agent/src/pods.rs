@@ -5,7 +5,8 @@
 //! network namespace by its inode, an interface by its index together with the namespace at its other
 //! end, checked from both ends. Namespaces are found through the processes that live in them and through
 //! the folders where container runtimes pin them; their pods by the control group of a process, else by
-//! the addresses in the namespace.
+//! what the runtime told through the network plugin, if that is there, else by the addresses in the
+//! namespace.
 
 mod cgroup;
 
@@ -20,6 +21,7 @@ use std::{
 use policy_compiler::model::Pod;
 
 use crate::{
+    cni::claims::{Claim, Claims},
     engine::Interfaces,
     net::{HostLinks, NetError, Netns, PodInterface},
     watch::chain,
@@ -52,7 +54,8 @@ struct Sandbox {
     is_pinned: bool,
 }
 
-/// Finds the interfaces of `pods`, all of them pods of this node, in the namespace `host` of the node.
+/// Finds the interfaces of `pods`, all of them pods of this node, in the namespace `host` of the node;
+/// `claims` is what runtimes told.
 ///
 /// An interface that leads to a namespace of which nobody knows whose it is counts as that of an unknown
 /// pod, with two exceptions. One are namespaces that no runtime pins and whose processes are in no pod's
@@ -68,6 +71,7 @@ pub fn find<'a>(
     host: &Netns,
     addresses: &BTreeSet<IpAddr>,
     pods: impl IntoIterator<Item = &'a Arc<Pod>>,
+    claims: &Claims,
 ) -> Result<Interfaces, NetError> {
     let pods: Vec<&Arc<Pod>> = pods.into_iter().filter(|pod| pod.is_policed()).collect();
     let links = HostLinks::read(host)?;
@@ -83,8 +87,12 @@ pub fn find<'a>(
                 continue;
             }
         };
-        let pod = identify(&pods, &sandbox, &inside).map(|pod| &pod.key);
-        let is_foreign = pod.is_none() && !sandbox.is_pinned && sandbox.uids.is_empty();
+        let outside = inside.iter().filter_map(|inside| inside.outside.as_ref());
+        let mut claim = outside.filter_map(|outside| claims.of(outside.index));
+        let claim = claim.find(|claim| claim.netns == inode);
+        let pod = identify(&pods, &sandbox, claim, &inside).map(|pod| &pod.key);
+        let is_known = sandbox.is_pinned || !sandbox.uids.is_empty() || claim.is_some();
+        let is_foreign = pod.is_none() && !is_known;
         for interface in inside {
             match (&interface.outside, pod) {
                 (Some(outside), None) if is_foreign || foreign.contains(&outside.index) => {
@@ -104,7 +112,10 @@ pub fn find<'a>(
     }
     for (index, link) in links.links() {
         if link.is_pair && link.peer_nsid.is_some() && !foreign.contains(index) {
-            found.pods.entry(*index).or_default();
+            let owner = claims
+                .of(*index)
+                .and_then(|claim| claim.owner(pods.iter().map(|pod| &***pod)));
+            found.pods.entry(*index).or_insert_with(|| owner.cloned());
         }
     }
     let controllers = links.links().iter().filter_map(|(index, link)| {
@@ -120,16 +131,21 @@ pub fn find<'a>(
     Ok(found)
 }
 
-/// The pod that lives in a namespace: the one its processes agree on, else the one whose addresses are
-/// in it. Processes disagree where a pod that manages other pods enters their namespaces.
+/// The pod that lives in a namespace: the one its processes agree on, else the one that the runtime told,
+/// else the one whose addresses are in it. Processes disagree where a pod that manages other pods enters
+/// their namespaces.
 fn identify<'a>(
     pods: &[&'a Arc<Pod>],
     sandbox: &Sandbox,
+    claim: Option<&Claim>,
     interfaces: &[PodInterface],
 ) -> Option<&'a Arc<Pod>> {
     let mut by_uid = pods.iter().filter(|pod| sandbox.uids.contains(&*pod.uid));
     if let (Some(pod), None) = (by_uid.next(), by_uid.next()) {
         return Some(pod);
+    }
+    if let Some(claim) = claim {
+        return pods.iter().find(|pod| claim.is(pod)).copied();
     }
     let addresses: BTreeSet<IpAddr> = interfaces
         .iter()

@@ -15,9 +15,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     args::{
-        Args, Attach, CleanupArgs, Command, DatapathArgs, DemoArgs, Established, LocalNodeEgress,
-        Output, RunArgs,
+        Args, Attach, CleanupArgs, CniArgs, Command, DatapathArgs, DemoArgs, Established,
+        LocalNodeEgress, Output, RunArgs,
     },
+    cni::{self, install::Installed},
     datapath::{self, Attachment, Switches},
     demo::{self, Root, topology::Topology},
     engine,
@@ -48,6 +49,7 @@ pub fn run(args: &Args) -> ExitCode {
     let result = match &args.command {
         Command::Run(args) => enforce(args),
         Command::Demo(args) => demonstrate(args),
+        Command::Cni => Ok(cni::plugin::run()),
         Command::Cleanup(args) => cleanup(args),
         Command::Dump(args) => inspect::dump(args).and_then(|text| print(&text)),
         Command::Explain(args) => inspect::answer(args, false).and_then(|text| print(&text)),
@@ -68,17 +70,26 @@ fn enforce(args: &RunArgs) -> Result<ExitCode> {
         return kubernetes::command::run(args);
     };
     let host = Netns::current().context("cannot open the machine's network namespace")?;
-    let running = folder::start(
-        &host,
-        options(dir, &args.node, &args.netns_dir, &args.datapath),
-        kernel(&args.datapath),
-    )?;
+    let mut options = options(dir, &args.node, &args.netns_dir, &args.datapath);
+    options.cni_socket = Some(args.cni.cni_socket.clone());
+    let running = folder::start(&host, options, kernel(&args.datapath))?;
+    let _installed = install(&args.cni)?;
     wait_for_signal()?;
     drop(running);
     Ok(ExitCode::SUCCESS)
 }
 
+/// Installs the network plugin if that is wanted; after the agent has begun to answer it.
+pub fn install(args: &CniArgs) -> Result<Option<Installed>> {
+    let install = args.cni_install;
+    install
+        .then(|| Installed::start(&args.folders, &args.cni_socket))
+        .transpose()
+}
+
 fn cleanup(args: &CleanupArgs) -> Result<ExitCode> {
+    // First: without an agent no pod would begin.
+    cni::install::remove(&args.folders)?;
     datapath::cleanup(&args.place.bpffs)?;
     match std::fs::remove_dir_all(&args.place.state_dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -159,6 +170,7 @@ fn options(dir: &Path, node: &str, netns_dir: &Path, args: &DatapathArgs) -> fol
             ..engine::Settings::default()
         },
         state_dir: Some(args.state_dir.clone()),
+        cni_socket: None,
     }
 }
 

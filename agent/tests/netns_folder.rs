@@ -44,6 +44,7 @@ impl Node {
             service_cidrs: Vec::new(),
             settings: agent::engine::Settings::default(),
             state_dir: None,
+            cni_socket: None,
         };
         folder::start(&self.node, options, || Ok(Recording::default())).unwrap()
     }

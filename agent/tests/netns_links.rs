@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use agent::net::{Close, Gate, HostLinks, LinkEvent, LinkWatch, Netlink, Netns, Why};
+use agent::net::{Close, Gate, Guard, HostLinks, LinkEvent, LinkWatch, Netlink, Netns, Why};
 use policy_ebpf_common::flow::Direction;
 
 /// Namespaces that go away with the test.
@@ -131,6 +131,13 @@ impl Close for Noted {
 
     fn forget(&mut self, _: u32) -> anyhow::Result<()> {
         Ok(())
+    }
+
+    fn guard(&self, ifindex: u32, direction: Direction) -> anyhow::Result<Option<Guard>> {
+        let noted = self.0.lock().unwrap();
+        let mut noted = noted.iter();
+        let is_closed = noted.any(|(index, of, _)| (*index, *of) == (ifindex, direction));
+        Ok(is_closed.then_some(Guard::Gate))
     }
 }
 

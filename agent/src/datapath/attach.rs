@@ -31,7 +31,7 @@ use super::{
     load::{program, remove},
     maps::Pins,
 };
-use crate::net::{Filter, Netlink, Netns};
+use crate::net::{Filter, Guard, Netlink, Netns};
 
 /// Priority of our clsact filters: ahead of most, behind what reserves the first place.
 const PRIORITY: u16 = 2;
@@ -193,6 +193,29 @@ pub(super) fn is_gated(pins: &Pins, attachment: Attachment, hook: Hook, ifindex:
                 names.into_iter().any(gate::is_program)
             }),
         Attachment::Clsact => gate::is_marked(pins, ifindex),
+    }
+}
+
+/// What is on the hook; `None` if nothing of ours is. Filters do not tell a gate's program from a pod's:
+/// they count as a pod's.
+pub(super) fn guard(attachment: Attachment, hook: Hook, ifindex: u32) -> Option<Guard> {
+    match attachment {
+        Attachment::Tcx => {
+            let name = name_of(ifindex).ok()?;
+            let (_, programs) = SchedClassifier::query_tcx(&name, hook.side()).ok()?;
+            let names = || programs.iter().filter_map(|program| program.name_as_str());
+            if names().any(|name| name == hook.name()) {
+                Some(Guard::Pod)
+            } else {
+                names().any(gate::is_program).then_some(Guard::Gate)
+            }
+        }
+        Attachment::Clsact => {
+            let filters = filters(ifindex).ok()?.into_iter();
+            let mut ours = filters
+                .filter(|filter| is_ours(filter) && filter.egress == (hook != Hook::FromPod));
+            ours.next().map(|_| Guard::Pod)
+        }
     }
 }
 

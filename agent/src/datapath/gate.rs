@@ -16,6 +16,7 @@ use super::{
     load::{make_directories, remove},
     maps::Pins,
 };
+use crate::net::Guard;
 
 /// The hooks of a pod's interface, and what closes them.
 const PROGRAMS: [(Hook, &str); 2] = [
@@ -78,6 +79,11 @@ impl Closer {
                 }
             }
         }
+    }
+
+    /// What is on a hook of interface `ifindex`, as the kernel has it; `None` if nothing is.
+    pub fn guard(&self, ifindex: u32, hook: Hook) -> Option<Guard> {
+        attach::guard(self.attachment, hook, ifindex)
     }
 
     /// Forgets an interface that is gone: its number may come back. The kernel has taken the programs off

@@ -8,11 +8,15 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use policy_compiler::{Snapshot, model::PodKey};
+use policy_compiler::{
+    Snapshot,
+    model::{Pod, PodKey},
+};
 use tracing::warn;
 
 use super::Options;
 use crate::{
+    cni::claims::Claims,
     engine::Interfaces,
     net::{HostLinks, Netns},
 };
@@ -23,21 +27,31 @@ pub fn pod_file(pod: &PodKey) -> String {
     format!("{}_{}", pod.namespace, pod.name)
 }
 
+/// The policed pods of a node.
+pub(super) fn local<'a>(
+    snapshot: Option<&'a Snapshot>,
+    node: &str,
+) -> impl Iterator<Item = &'a Pod> {
+    let pods = snapshot.into_iter().flat_map(|s| s.pods.values());
+    pods.map(|pod| &**pod)
+        .filter(move |pod| pod.is_policed() && pod.node.as_deref() == Some(node))
+}
+
 /// The interfaces of the node that lead into a namespace of the namespace folder or into one that the
-/// folder of manifests names. Interfaces that lead elsewhere are no pods' as far as a folder can tell.
+/// folder of manifests names, and those of which a runtime told whose they are. Interfaces that lead
+/// elsewhere are no pods' as far as a folder can tell.
 pub(super) fn interfaces(
     host: &Netns,
     options: &Options,
     named: &BTreeMap<PodKey, PathBuf>,
     snapshot: Option<&Snapshot>,
+    claims: &Claims,
 ) -> Result<Interfaces> {
     let mut owners: BTreeMap<PathBuf, PodKey> = BTreeMap::new();
-    for pod in snapshot.iter().flat_map(|snapshot| snapshot.pods.values()) {
-        if pod.is_policed() && pod.node.as_deref() == Some(&*options.node) {
-            let default = || options.netns_dir.join(pod_file(&pod.key));
-            let path = named.get(&pod.key).cloned().unwrap_or_else(default);
-            owners.insert(path, pod.key.clone());
-        }
+    for pod in local(snapshot, &options.node) {
+        let default = || options.netns_dir.join(pod_file(&pod.key));
+        let path = named.get(&pod.key).cloned().unwrap_or_else(default);
+        owners.insert(path, pod.key.clone());
     }
 
     let links = HostLinks::read(host)?;
@@ -72,6 +86,12 @@ pub(super) fn interfaces(
         found
             .pods
             .extend(outside.into_iter().map(|index| (index, owner.cloned())));
+    }
+    for (index, claim) in claims.iter() {
+        if links.links().contains_key(&index) && !matches!(found.pods.get(&index), Some(Some(_))) {
+            let owner = claim.owner(local(snapshot, &options.node));
+            found.pods.insert(index, owner.cloned());
+        }
     }
     let controllers = links.links().iter().filter_map(|(index, link)| {
         let controller = link.controller?;

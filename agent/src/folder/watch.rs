@@ -15,10 +15,13 @@ use notify::{
 };
 
 use super::Options;
-use crate::net::{Close, Gate, LinkEvent, Netns};
+use crate::{
+    cni::claims::Hold,
+    net::{Close, Gate, LinkEvent, Netns},
+};
 
 /// Something changed.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) enum Event {
     /// Manifests.
     Files,
@@ -26,6 +29,8 @@ pub(super) enum Event {
     Namespaces,
     /// Interfaces of the node.
     Link(LinkEvent),
+    /// A network plugin waits for an interface.
+    Hold(Hold),
     /// Nobody wants to know any more.
     Stop,
 }
@@ -53,7 +58,10 @@ impl Watches {
         })
         .context("cannot watch the node's interfaces")?;
 
-        let mut files = watcher(events.clone(), Event::Files)?;
+        let outbox = events.clone();
+        let mut files = watcher(move || {
+            let _ = outbox.send(Event::Files);
+        })?;
         files
             .watch(&options.dir, RecursiveMode::Recursive)
             .with_context(|| format!("cannot watch the folder `{}`", options.dir.display()))?;
@@ -63,7 +71,9 @@ impl Watches {
         let mut watches = Self {
             _links: links,
             _files: files,
-            namespaces: watcher(events, Event::Namespaces)?,
+            namespaces: watcher(move || {
+                let _ = events.send(Event::Namespaces);
+            })?,
             followed: BTreeSet::new(),
         };
         watches.follow_dir(&options.netns_dir)?;
@@ -88,7 +98,8 @@ impl Watches {
     }
 }
 
-fn watcher(events: mpsc::Sender<Event>, event: Event) -> Result<RecommendedWatcher> {
+/// Calls `on_change` when something in the folders that it is given changes, or may have.
+pub(crate) fn watcher(on_change: impl Fn() + Send + 'static) -> Result<RecommendedWatcher> {
     let watcher = notify::recommended_watcher(move |change: notify::Result<notify::Event>| {
         // Reading files is an event, too, and the agent reads them. An error means lost events.
         let matters = change.map_or(true, |change| match change.kind {
@@ -100,7 +111,7 @@ fn watcher(events: mpsc::Sender<Event>, event: Event) -> Result<RecommendedWatch
             | EventKind::Other => true,
         });
         if matters {
-            let _ = events.send(event.clone());
+            on_change();
         }
     });
     watcher.context("cannot watch files")

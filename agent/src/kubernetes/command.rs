@@ -21,7 +21,7 @@ use crate::{
     config_file, engine,
     net::Netns,
     pods::Places,
-    run::kernel,
+    run::{install, kernel},
     status::writer::Pace,
     watch,
 };
@@ -37,6 +37,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut reload = signal(SignalKind::hangup())?;
         let running = start(&settings, &client, &host, kernel(&args.datapath))?;
+        let _installed = install(&args.cni)?;
         // What is in force is not what the file says by now.
         let line = config_file::complete(std::env::args_os().collect())?;
         loop {
@@ -82,6 +83,7 @@ fn config(args: &RunArgs) -> Config {
         names: Some(args.datapath.state_dir.clone()),
         listen: Some(kubernetes.listen),
         debug_socket: Some(kubernetes.debug_socket.clone()),
+        cni_socket: Some(args.cni.cni_socket.clone()),
         places: Places { pinned, ..places },
         watch: watch::Settings {
             streaming: kubernetes.streaming_lists,

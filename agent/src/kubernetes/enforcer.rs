@@ -24,11 +24,15 @@ use tracing::{debug, error, info, warn};
 use super::{Config, Update, bypass, debug as debugging, heap, measure, report, saving::Keeper};
 use crate::{
     admin::{Health, Question},
+    cni::{
+        claims::{Claims, Hold},
+        server::Server,
+    },
     coalesce::Coalescer,
     engine::{Age, ApplyError, Datapath, Engine, Interfaces, PodState},
     event,
-    index::{Effect, Index},
-    metrics::{KindLabel, Metrics, ReasonLabel, StateLabel},
+    index::{Effect, Index, Kind},
+    metrics::{KindLabel, Metrics, ReasonLabel},
     names::Names,
     net::{Gate, HostLinks, Link, LinkEvent, Netns},
     pods,
@@ -48,7 +52,10 @@ pub(super) struct Inbox {
 /// Changes of the node's interfaces.
 pub(super) struct Links {
     events: mpsc::UnboundedReceiver<LinkEvent>,
+    /// Network plugins that wait for one.
+    holds: mpsc::UnboundedReceiver<Hold>,
     _gate: Gate,
+    _plugins: Option<Server>,
 }
 
 /// Turns events into tables.
@@ -59,6 +66,7 @@ pub(super) struct Enforcer<D> {
     engine: Engine<D>,
     coalescer: Coalescer,
     interfaces: Interfaces,
+    claims: Claims,
     /// When to look for interfaces next, and the pause after that.
     look: Option<(Instant, Duration)>,
     keeper: Option<Keeper>,
@@ -111,9 +119,20 @@ impl<D: Datapath> Enforcer<D> {
             let _ = send.send(event);
         })
         .context("cannot watch the node's interfaces")?;
+        let (send, holds) = mpsc::unbounded_channel();
+        let socket = config.cni_socket.as_deref();
+        let plugins = socket.map(|socket| {
+            let gate = engine.datapath_mut().closer()?;
+            Server::start(socket, &host, gate, move |hold| send.send(hold).is_ok())
+        });
         let links = Links {
             events,
+            holds,
             _gate: gate,
+            _plugins: plugins.transpose().unwrap_or_else(|error| {
+                error!(error = %format!("{error:#}"), "network plugins wait in vain");
+                None
+            }),
         };
         let mut enforcer = Self {
             index: Index::new(&config.node, config.options.clone()),
@@ -123,6 +142,7 @@ impl<D: Datapath> Enforcer<D> {
             engine,
             coalescer: Coalescer::default(),
             interfaces: Interfaces::default(),
+            claims: Claims::default(),
             look: None,
             has_cluster: false,
             revision: 0,
@@ -158,6 +178,10 @@ impl<D: Datapath> Enforcer<D> {
             let due = self.next_due();
             match runtime.block_on(next(due, &mut inbox, &mut links, &mut batch)) {
                 Next::Link(event) => self.link(&event),
+                Next::Hold(hold) => {
+                    let more = std::iter::from_fn(|| links.holds.try_recv().ok());
+                    self.hold(std::iter::once(hold).chain(more));
+                }
                 Next::Update(update) => self.update(update),
                 Next::Question(question) => {
                     let document = debugging::document(&question.path, &self.index, &self.engine);
@@ -172,6 +196,7 @@ impl<D: Datapath> Enforcer<D> {
                 Next::Watched => self.watched(batch.drain(..)),
                 Next::Stop => break,
             }
+            self.claims.answer(&self.engine, self.is_deaf());
         }
         if let Some(keeper) = &mut self.keeper {
             keeper.finish(newest(&self.engine));
@@ -253,6 +278,7 @@ impl<D: Datapath> Enforcer<D> {
                 // The kernel has taken the programs off with the interface. Its number may come back for
                 // another pod's, which must not be taken for this one.
                 self.engine.forget(link.index);
+                self.claims.forget(link.index);
                 let was_uplink = self.interfaces.uplinks.remove(&link.index);
                 self.interfaces.bridges.remove(&link.index);
                 if self.interfaces.pods.remove(&link.index).is_some() || was_uplink {
@@ -261,6 +287,28 @@ impl<D: Datapath> Enforcer<D> {
             }
             LinkEvent::Lost => self.look_soon(),
         }
+    }
+
+    /// Believes runtimes whose interfaces are, at once: somebody waits.
+    fn hold(&mut self, holds: impl Iterator<Item = Hold>) {
+        let pods = self.local_pods();
+        let pods: Vec<&Pod> = pods
+            .iter()
+            .map(|p| &**p)
+            .filter(|p| p.is_policed())
+            .collect();
+        for hold in holds {
+            let pods = pods.iter().copied();
+            self.claims.note(hold, &mut self.interfaces, pods);
+        }
+        self.set_interfaces();
+    }
+
+    /// Whether there may be pods that the API server does not come to tell of.
+    fn is_deaf(&self) -> bool {
+        let mut kinds = self.index.kinds();
+        let is_troubled = kinds.any(|kind| kind.kind == Kind::Pod && kind.trouble.is_some());
+        is_troubled || !self.index.is_synced()
     }
 
     /// Makes an interface that leads to somebody an endpoint that is in quarantine, unless it is one.
@@ -360,7 +408,8 @@ impl<D: Datapath> Enforcer<D> {
     /// Finds out whose the node's interfaces are, and tells the engine if anything is new.
     fn look_for_interfaces(&mut self) {
         let local: Vec<Arc<Pod>> = self.local_pods();
-        match pods::find(&self.config.places, &self.host, &self.addresses(), &local) {
+        let (places, addresses) = (&self.config.places, self.addresses());
+        match pods::find(places, &self.host, &addresses, &local, &self.claims) {
             Ok(found) => {
                 let unattached = self.engine.report().pods.values();
                 let retry = unattached
@@ -547,7 +596,7 @@ impl<D: Datapath> Enforcer<D> {
         }
         self.metrics.ready.set(i64::from(unready.is_empty()));
         self.health.set_unready(unready);
-        self.count();
+        measure::tally(&self.index, &self.engine, &self.metrics);
 
         let failure = report::failure(&self.index, engine.error.as_deref());
         let failure = failure.or_else(|| report::bypassed(self.bypass.as_deref()));
@@ -575,65 +624,20 @@ impl<D: Datapath> Enforcer<D> {
             !same
         });
     }
-
-    fn count(&self) {
-        let metrics = &self.metrics;
-        for kind in self.index.kinds() {
-            let label = KindLabel {
-                kind: kind.kind.name(),
-            };
-            let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-            metrics
-                .objects
-                .get_or_create(&label)
-                .set(number(kind.objects));
-            let rejected = metrics.objects_rejected.get_or_create(&label);
-            rejected.set(number(kind.rejected));
-            let synced = kind.trouble.is_none() && *kind.sync != crate::index::SyncState::Never;
-            metrics
-                .watch_synced
-                .get_or_create(&label)
-                .set(i64::from(synced));
-        }
-        let (mut enforced, mut unisolated, mut quarantined, mut unsupported) = (0, 0, 0, 0);
-        let published = self.engine.published();
-        let is_isolated = |pod| {
-            let image = published.and_then(|published| published.image.endpoints.get(pod));
-            image.is_some_and(|endpoint| endpoint.rows != 0)
-        };
-        for (pod, state) in &self.engine.report().pods {
-            match state {
-                PodState::Enforced if is_isolated(pod) => enforced += 1,
-                PodState::Enforced => unisolated += 1,
-                PodState::Quarantined | PodState::Waiting => quarantined += 1,
-                PodState::Unreachable(_) => unsupported += 1,
-            }
-        }
-        for (state, number) in [
-            ("enforced", enforced),
-            ("unisolated", unisolated),
-            ("quarantined", quarantined),
-            ("unsupported", unsupported),
-        ] {
-            metrics
-                .endpoints
-                .get_or_create(&StateLabel { state })
-                .set(number);
-        }
-    }
 }
 
 /// How often the kernel's events are asked for.
 const PACKETS: Duration = Duration::from_millis(250);
 
-/// What the loop does next.
 /// What the tables in force were compiled from.
 fn newest<D: Datapath>(engine: &Engine<D>) -> Option<&Snapshot> {
     engine.published().map(|published| &published.snapshot)
 }
 
+/// What the loop does next.
 enum Next {
     Link(LinkEvent),
+    Hold(Hold),
     Update(Update),
     Question(Question),
     Survey(oneshot::Sender<Survey>),
@@ -654,6 +658,7 @@ async fn next(
         () = inbox.stop.cancelled() => Next::Stop,
         // A new interface has to be closed before anything else is done.
         Some(event) = links.events.recv() => Next::Link(event),
+        Some(hold) = links.holds.recv() => Next::Hold(hold),
         Some(update) = inbox.updated.recv() => Next::Update(update),
         Some(question) = inbox.asked.recv() => Next::Question(question),
         Some(answer) = inbox.surveyed.recv() => Next::Survey(answer),

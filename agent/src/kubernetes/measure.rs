@@ -9,8 +9,9 @@ use policy_compiler::{
 use policy_ebpf_common::{abi::Cell, flow};
 
 use crate::{
-    engine::{Datapath, Engine, Sample},
-    metrics::{DropLabels, MapLabel, Metrics, VerdictLabels, set_total},
+    engine::{Datapath, Engine, PodState, Sample},
+    index::{Index, SyncState},
+    metrics::{DropLabels, KindLabel, MapLabel, Metrics, StateLabel, VerdictLabels, set_total},
 };
 
 /// Keeps metrics up to date with what a datapath counts.
@@ -166,4 +167,49 @@ fn labels(decision: &Decision) -> VerdictLabels {
 
 fn number(entries: usize) -> i64 {
     i64::try_from(entries).unwrap_or(i64::MAX)
+}
+
+/// Counts what is watched and how the node's pods fare.
+pub(super) fn tally<D: Datapath>(index: &Index, engine: &Engine<D>, metrics: &Metrics) {
+    for kind in index.kinds() {
+        let label = KindLabel {
+            kind: kind.kind.name(),
+        };
+        metrics
+            .objects
+            .get_or_create(&label)
+            .set(number(kind.objects));
+        let rejected = metrics.objects_rejected.get_or_create(&label);
+        rejected.set(number(kind.rejected));
+        let synced = kind.trouble.is_none() && *kind.sync != SyncState::Never;
+        metrics
+            .watch_synced
+            .get_or_create(&label)
+            .set(i64::from(synced));
+    }
+    let (mut enforced, mut unisolated, mut quarantined, mut unsupported) = (0, 0, 0, 0);
+    let published = engine.published();
+    let is_isolated = |pod| {
+        let image = published.and_then(|published| published.image.endpoints.get(pod));
+        image.is_some_and(|endpoint| endpoint.rows != 0)
+    };
+    for (pod, state) in &engine.report().pods {
+        match state {
+            PodState::Enforced if is_isolated(pod) => enforced += 1,
+            PodState::Enforced => unisolated += 1,
+            PodState::Quarantined | PodState::Waiting => quarantined += 1,
+            PodState::Unreachable(_) => unsupported += 1,
+        }
+    }
+    for (state, pods) in [
+        ("enforced", enforced),
+        ("unisolated", unisolated),
+        ("quarantined", quarantined),
+        ("unsupported", unsupported),
+    ] {
+        metrics
+            .endpoints
+            .get_or_create(&StateLabel { state })
+            .set(pods);
+    }
 }

@@ -34,6 +34,15 @@ pub enum Why {
     Moved,
 }
 
+/// What keeps the packets of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guard {
+    /// A gate's program, which lets nothing pass.
+    Gate,
+    /// A pod's program, which asks the tables, and lets nothing pass of which they know nothing.
+    Pod,
+}
+
 /// What a gate closes interfaces with, on a thread of the namespace.
 pub trait Close: Send {
     /// Lets nothing pass interface `ifindex` in one direction, seen from the pod, but what finds
@@ -42,6 +51,9 @@ pub trait Close: Send {
 
     /// Forgets interface `ifindex`, which is gone.
     fn forget(&mut self, ifindex: u32) -> anyhow::Result<()>;
+
+    /// What is on interface `ifindex` in one direction, as the kernel has it; `None` if nothing is.
+    fn guard(&self, ifindex: u32, direction: Direction) -> anyhow::Result<Option<Guard>>;
 }
 
 /// Without a kernel there is nothing to close.
@@ -52,6 +64,10 @@ impl Close for () {
 
     fn forget(&mut self, _: u32) -> anyhow::Result<()> {
         Ok(())
+    }
+
+    fn guard(&self, _: u32, _: Direction) -> anyhow::Result<Option<Guard>> {
+        Ok(Some(Guard::Pod))
     }
 }
 

@@ -117,7 +117,15 @@ impl Netlink {
 
     /// The interface with index `index`, if there is one.
     pub fn link(&self, index: u32) -> Result<Option<Link>, NetError> {
-        Ok(self.links()?.into_iter().find(|link| link.index == index))
+        let link = self.handle.link().get().match_index(index).execute();
+        let link = link.map_ok(Link::from).try_collect::<Vec<_>>();
+        match self.runtime.block_on(link) {
+            Err(rtnetlink::Error::NetlinkError(refusal)) if refusal.raw_code() == -libc::ENODEV => {
+                Ok(None)
+            }
+            Err(error) => Err(NetError::new("cannot read an interface", error)),
+            Ok(links) => Ok(links.into_iter().next()),
+        }
     }
 
     /// The interface called `name`, if there is one.

@@ -37,7 +37,15 @@ impl Netns {
 
     /// The namespace that `path` (a bind mount as `ip netns` makes, or a file of `/proc/*/ns`) names.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
+        Self::from_file(File::open(path)?)
+    }
+
+    /// The namespace that an open file is.
+    ///
+    /// # Errors
+    ///
+    /// The file is no namespace.
+    pub fn from_file(file: File) -> io::Result<Self> {
         if fstatfs(&file)?.f_type != NSFS_MAGIC {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,

@@ -8,6 +8,36 @@ use std::{
 
 use super::{Link, NetError, Netlink, Netns, netlink::is_link_local};
 
+/// The end in `host` of the pair whose other end is called `name` in `pod`; `None` if there is no such
+/// pair. As [`HostLinks::interfaces_of`], but reads this one interface of the node only.
+pub fn outside_of(host: &Netns, pod: &Netns, name: &str) -> Result<Option<Link>, NetError> {
+    let (near, far) = (Netlink::open(host)?, Netlink::open(pod)?);
+    let Some(inside) = far.link_named(name)? else {
+        return Ok(None);
+    };
+    let outside = inside.peer.map(|peer| near.link(peer)).transpose()?;
+    let (host_in_pod, pod_in_host) = (far.nsid(host)?, near.nsid(pod)?);
+    Ok(outside
+        .flatten()
+        .filter(|outside| is_pair(&inside, outside, host_in_pod, pod_in_host)))
+}
+
+/// Whether the two links are one pair: each names the other, and the namespace that the other is in.
+fn is_pair(
+    inside: &Link,
+    outside: &Link,
+    host_in_pod: Option<i32>,
+    pod_in_host: Option<i32>,
+) -> bool {
+    inside.is_pair
+        && outside.is_pair
+        && outside.peer == Some(inside.index)
+        && inside.peer_nsid.is_some()
+        && inside.peer_nsid == host_in_pod
+        && outside.peer_nsid.is_some()
+        && outside.peer_nsid == pod_in_host
+}
+
 /// An interface inside a pod, and where it surfaces on the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodInterface {
@@ -87,15 +117,8 @@ impl HostLinks {
         let mut interfaces = Vec::new();
         for link in links.into_iter().filter(|link| !link.is_loopback) {
             let outside = link.peer.and_then(|peer| self.links.get(&peer));
-            let outside = outside.filter(|outside| {
-                link.is_pair
-                    && outside.is_pair
-                    && outside.peer == Some(link.index)
-                    && link.peer_nsid.is_some()
-                    && link.peer_nsid == host_in_pod
-                    && outside.peer_nsid.is_some()
-                    && outside.peer_nsid == pod_in_host
-            });
+            let outside =
+                outside.filter(|outside| is_pair(&link, outside, host_in_pod, pod_in_host));
             let addresses = inside
                 .addresses(link.index)?
                 .into_iter()

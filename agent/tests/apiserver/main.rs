@@ -21,6 +21,7 @@ mod shop;
 
 mod enforcement;
 mod faults;
+mod plugin;
 mod reload;
 mod rights;
 mod scale;

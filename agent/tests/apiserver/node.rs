@@ -86,6 +86,7 @@ impl Node {
             names: Some(self.dir.path().join("run")),
             listen: None,
             debug_socket: None,
+            cni_socket: None,
             places: Places {
                 proc: self.dir.path().join("proc"),
                 pinned: vec![self.pods()],
@@ -116,6 +117,11 @@ impl Node {
         let datapath = told.clone();
         let running = kubernetes::start(config, client, &self.netns, || Ok(datapath)).unwrap();
         (running, told)
+    }
+
+    /// A file of the node.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
     }
 
     /// Where the namespaces of pods are pinned.

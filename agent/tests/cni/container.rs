@@ -210,6 +210,7 @@ fn config(node: &Node, addresses: &[&str]) -> Config {
         names: None,
         listen: None,
         debug_socket: None,
+        cni_socket: Some(node.socket()),
         places: node.places(),
         watch: watch::Settings::default(),
         options: snapshot::Options::default(),

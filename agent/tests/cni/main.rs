@@ -10,6 +10,8 @@
 
 mod bypass;
 mod container;
+mod hold;
 mod measures;
 mod node;
 mod plugins;
+mod start;

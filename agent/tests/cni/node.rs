@@ -6,15 +6,17 @@ use std::{
     env, fs,
     io::Write as _,
     net::IpAddr,
+    os::unix::fs::symlink,
     path::PathBuf,
     process::{Command, Stdio},
-    sync::{Arc, mpsc},
+    sync::{Arc, Mutex, mpsc},
     thread,
     time::{Duration, Instant},
 };
 
 use agent::{
     args::DatapathArgs,
+    cni::{PLUGIN, claims::Claims},
     demo::{
         Root,
         plan::{Probe, Transport},
@@ -69,9 +71,16 @@ impl Node {
         links
             .add_address(lo, format!("{NODE}/32").parse().unwrap())
             .unwrap();
+        // Plugins are called by the name of their file.
+        let state = tempfile::tempdir().unwrap();
+        symlink(
+            env!("CARGO_BIN_EXE_netpol-agent"),
+            state.path().join(PLUGIN),
+        )
+        .unwrap();
         Some(Self {
             bpffs: root.bpf("n1").unwrap(),
-            state: tempfile::tempdir().unwrap(),
+            state,
             servers: Servers::start().unwrap(),
             pods: BTreeMap::new(),
             enforcer: None,
@@ -105,41 +114,79 @@ impl Node {
     /// Makes pod `shop/name` with `plugins`, one after the other as a runtime does, and answers TCP port
     /// 80 in it.
     pub(crate) fn add_pod(&mut self, name: &str, plugins: &[Value]) {
-        let namespace = self
-            .root
-            .namespace(Root::PODS, &format!("cni-{name}"))
-            .unwrap();
-        let mut result = Value::Null;
-        for plugin in plugins {
-            let mut config = plugin.clone();
-            config["cniVersion"] = json!("0.4.0");
-            config["name"] = json!("pods");
-            if !result.is_null() {
-                config["prevResult"] = result;
-            }
-            result = self.call("ADD", name, &config);
-        }
-        let address = result["ips"][0]["address"].as_str().unwrap();
-        let address: IpAddr = address.split('/').next().unwrap().parse().unwrap();
+        let namespace = self.sandbox(name);
+        let result = self.chain(name, plugins).unwrap_or_else(|e| panic!("{e}"));
+        let address = address_in(&result);
         let served = BTreeSet::from([Transport::Tcp(80), Transport::Tcp(81)]);
         self.servers.add(&namespace, address, &served).unwrap();
         self.pods.insert(name.to_owned(), (namespace, address));
     }
 
+    /// Calls `plugins` one after the other to make the interface of pod `shop/name`, as a runtime does.
+    /// Returns what the last one made, or what the first one said that failed.
+    pub(crate) fn chain(&self, name: &str, plugins: &[Value]) -> Result<Value, Value> {
+        let mut result = Value::Null;
+        for plugin in plugins {
+            let mut config = plugin.clone();
+            if !result.is_null() {
+                config["prevResult"] = result;
+            }
+            result = self.call("ADD", name, &config)?;
+        }
+        Ok(result)
+    }
+
+    /// The file of the network namespace of pod `name`.
+    pub(crate) fn pinned(&self, name: &str) -> PathBuf {
+        self.root.dir(Root::PODS).join(format!("cni-{name}"))
+    }
+
+    /// An empty network namespace for pod `name`.
+    pub(crate) fn sandbox(&self, name: &str) -> Netns {
+        let file = format!("cni-{name}");
+        self.root.namespace(Root::PODS, &file).unwrap()
+    }
+
+    /// Where the namespaces of pods are.
+    pub(crate) fn netns_dir(&self) -> PathBuf {
+        self.root.dir(Root::PODS)
+    }
+
+    /// Where the node's agent listens for plugins.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.state.path().join("cni.sock")
+    }
+
+    /// The agent as a network plugin that asks the node's agent, with these options.
+    pub(crate) fn plugin(&self, options: &Value) -> Value {
+        let mut config = json!({"type": PLUGIN, "socket": self.socket()});
+        let config_map = config.as_object_mut().unwrap();
+        config_map.extend(options.as_object().unwrap().clone());
+        config
+    }
+
     /// Takes a pod away as a runtime does: the plugin first, then the namespace.
     pub(crate) fn remove_pod(&mut self, name: &str, plugin: &Value) {
-        let mut config = plugin.clone();
-        config["cniVersion"] = json!("0.4.0");
-        config["name"] = json!("pods");
-        self.call("DEL", name, &config);
+        self.call("DEL", name, plugin)
+            .unwrap_or_else(|e| panic!("{e}"));
         self.pods.remove(name).unwrap();
         Netns::remove(&self.root.dir(Root::PODS), &format!("cni-{name}")).unwrap();
     }
 
-    fn call(&self, command: &str, pod: &str, config: &Value) -> Value {
+    /// Calls one plugin; returns what it writes, as an error if it failed.
+    pub(crate) fn call(&self, command: &str, pod: &str, config: &Value) -> Result<Value, Value> {
+        let mut config = config.clone();
+        config["cniVersion"] = json!("0.4.0");
+        config["name"] = json!("pods");
         let kind = config["type"].as_str().unwrap();
-        let folder = folder_of(kind).unwrap_or_else(|| panic!("there is no plugin `{kind}`"));
-        let pinned = self.root.dir(Root::PODS).join(format!("cni-{pod}"));
+        let folder = match kind {
+            PLUGIN => Some(self.state.path().to_owned()),
+            kind => folder_of(kind),
+        };
+        let folder = folder.unwrap_or_else(|| panic!("there is no plugin `{kind}`"));
+        let pinned = self.pinned(pod);
+        let names =
+            format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME={pod};K8S_POD_UID={pod}");
         let output = self.netns.run(|| {
             let mut plugin = Command::new(folder.join(kind))
                 .env("CNI_COMMAND", command)
@@ -147,6 +194,7 @@ impl Node {
                 .env("CNI_NETNS", &pinned)
                 .env("CNI_IFNAME", "eth0")
                 .env("CNI_PATH", &folder)
+                .env("CNI_ARGS", &names)
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .spawn()?;
@@ -157,8 +205,13 @@ impl Node {
         });
         let output = output.unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
-        assert!(output.status.success(), "{kind} {command}: {text}");
-        serde_json::from_str(&text).unwrap_or(Value::Null)
+        let said = serde_json::from_str(&text).unwrap_or(Value::Null);
+        if output.status.success() {
+            Ok(said)
+        } else {
+            assert!(said["code"].is_u64(), "{kind} {command}: {text}");
+            Err(said)
+        }
     }
 
     /// Addresses from a block, and a default route, as most plugins are told to give them.
@@ -197,7 +250,14 @@ impl Node {
         let snapshot = self.snapshot("");
         let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
         let pods: Vec<&Arc<Pod>> = snapshot.pods.values().collect();
-        pods::find(&self.places(), &self.netns, &addresses, pods).unwrap()
+        pods::find(
+            &self.places(),
+            &self.netns,
+            &addresses,
+            pods,
+            &Claims::default(),
+        )
+        .unwrap()
     }
 
     /// Puts `policies` in force.
@@ -212,7 +272,7 @@ impl Node {
             Enforcer::start(&self.netns, &datapath)
         });
         enforcer.wishes.send(wish).unwrap();
-        enforcer.done.recv().unwrap();
+        enforcer.done.lock().unwrap().recv().unwrap();
     }
 
     /// The namespace of a pod.
@@ -229,7 +289,7 @@ impl Node {
 /// An engine on a thread of its own in the node's namespace, which ends with its sender.
 struct Enforcer {
     wishes: mpsc::Sender<(Snapshot, Interfaces)>,
-    done: mpsc::Receiver<()>,
+    done: Mutex<mpsc::Receiver<()>>,
 }
 
 impl Enforcer {
@@ -246,6 +306,7 @@ impl Enforcer {
                 finished.send(()).unwrap();
             }
         });
+        let done = Mutex::new(done);
         Self { wishes, done }
     }
 }
@@ -278,6 +339,12 @@ pub(crate) fn comes_to_answer(from: &Netns, to: IpAddr, port: u16) -> bool {
         }
     }
     false
+}
+
+/// The first address in what a plugin made.
+pub(crate) fn address_in(result: &Value) -> IpAddr {
+    let address = result["ips"][0]["address"].as_str().unwrap();
+    address.split('/').next().unwrap().parse().unwrap()
 }
 
 /// The folder that has the plugin called `name`.

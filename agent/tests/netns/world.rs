@@ -200,6 +200,7 @@ impl World {
                     ..Settings::default()
                 },
                 state_dir: Some(self.root.state(node)),
+                cni_socket: None,
             };
             let datapath = DatapathArgs {
                 bpffs,
