@@ -12,6 +12,7 @@ use std::{
 
 use agent::{
     args::{Args, Command},
+    cni::install::Folders,
     config_file,
     metrics::{
         DropLabels, KindLabel, MapLabel, Metrics, ReasonLabel, StateLabel, VerdictLabels,
@@ -34,6 +35,56 @@ fn the_chart_with_its_defaults_is_the_base() {
         let rendered = documents(file, &render(&template, &values));
         let base = documents(file, &read(&format!("base/{file}")));
         assert_eq!(rendered, base, "{file}");
+    }
+}
+
+#[test]
+fn the_chart_with_the_plugin_is_the_overlay() {
+    let mut values: Value = serde_yaml::from_str(&read("chart/netpol/values.yaml")).unwrap();
+    values["cni"]["enabled"] = true.into();
+    let template = read("chart/netpol/templates/daemonset.yaml");
+    let rendered = documents("daemonset.yaml", &render(&template, &values)).remove(0);
+    let mut patched: Value = serde_yaml::from_str(&read("base/daemonset.yaml")).unwrap();
+    let overlay: Value =
+        serde_yaml::from_str(&read("overlays/cni-plugin/kustomization.yaml")).unwrap();
+    let patch = overlay["patches"][0]["patch"].as_str().unwrap();
+    let operations: Vec<Value> = serde_yaml::from_str(patch).unwrap();
+    assert!(operations.len() > 4, "{operations:?}");
+    for operation in operations {
+        assert_eq!(operation["op"], "add");
+        let path = operation["path"].as_str().unwrap();
+        let list = path.trim_start_matches('/').strip_suffix("/-").unwrap();
+        let list = list
+            .split('/')
+            .fold(&mut patched, |value, key| match key.parse::<usize>() {
+                Ok(index) => &mut value[index],
+                Err(_) => &mut value[key],
+            });
+        let list = list.as_sequence_mut().unwrap();
+        list.push(operation["value"].clone());
+    }
+    assert_eq!(rendered, patched);
+    // What the agent is told to write is what is mounted.
+    let container = &patched["spec"]["template"]["spec"]["containers"][0];
+    let words = container["args"].as_sequence().unwrap().iter();
+    let words = words.map(|word| word.as_str().unwrap());
+    let words = words.filter(|word| !["--config", "/etc/netpol/config.yaml"].contains(word));
+    let line = ["netpol-agent"]
+        .into_iter()
+        .chain(words)
+        .chain(["--node=n1"]);
+    let Command::Run(run) = Args::try_parse_from(line).unwrap().command else {
+        panic!("the DaemonSet does not run the agent");
+    };
+    assert!(run.cni.cni_install);
+    let mounted = container["volumeMounts"].as_sequence().unwrap().iter();
+    let mounted: BTreeSet<&str> = mounted.filter_map(|m| m["mountPath"].as_str()).collect();
+    let Folders {
+        cni_bin_dir,
+        cni_conf_dir,
+    } = run.cni.folders;
+    for folder in [cni_bin_dir, cni_conf_dir] {
+        assert!(mounted.contains(folder.to_str().unwrap()), "{folder:?}");
     }
 }
 
@@ -212,14 +263,23 @@ fn metrics_in(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// Fills in the only constructs that the templates use: `{{ .Values.a.b }}`, `{{ toJson .Values.a }}`
-/// and `{{ .Release.Namespace }}`.
+/// Fills in the only constructs that the templates use: `{{ .Values.a.b }}`, `{{ toJson .Values.a }}`,
+/// `{{ .Release.Namespace }}`, and `{{ if .Values.a }}` up to the next `{{ end }}`.
 fn render(template: &str, values: &Value) -> String {
     let mut text = String::new();
     let mut rest = template;
     while let Some((before, after)) = rest.split_once("{{ ") {
         let (expression, after) = after.split_once(" }}").unwrap();
         text.push_str(before);
+        if let Some(path) = expression.strip_prefix("if .Values.") {
+            let (held, after) = after.split_once("{{ end }}").unwrap();
+            let is_on = path.split('.').fold(values, |value, key| &value[key]);
+            if is_on.as_bool().unwrap() {
+                text.push_str(&render(held, values));
+            }
+            rest = after;
+            continue;
+        }
         let (json, path) = match expression.strip_prefix("toJson ") {
             Some(path) => (true, path),
             None => (false, expression),

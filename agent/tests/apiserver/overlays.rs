@@ -106,12 +106,20 @@ fn build(folder: &Path) -> Built {
             serde_yaml::from_str(patch["patch"].as_str().unwrap()).unwrap();
         for operation in operations {
             let path = operation["path"].as_str().unwrap();
-            let (parent, name) = path.rsplit_once('/').unwrap();
-            let parent = object.pointer_mut(parent);
+            let (above, name) = path.rsplit_once('/').unwrap();
+            let parent = object.pointer_mut(above);
             let parent = parent.unwrap_or_else(|| panic!("there is no {path}"));
-            let is_there = parent.get(name).is_some();
-            assert_eq!(is_there, operation["op"] == "replace", "{operation}");
-            parent[name] = operation["value"].clone();
+            let mut path = path.to_owned();
+            if name == "-" {
+                assert_eq!(operation["op"], "add", "{operation}");
+                let list = parent.as_array_mut().unwrap();
+                path = format!("{above}/{}", list.len());
+                list.push(operation["value"].clone());
+            } else {
+                let is_there = parent.get(name).is_some();
+                assert_eq!(is_there, operation["op"] == "replace", "{operation}");
+                parent[name] = operation["value"].clone();
+            }
             let identity = json!({
                 "apiVersion": object["apiVersion"], "kind": object["kind"],
                 "metadata": {
@@ -120,7 +128,7 @@ fn build(folder: &Path) -> Built {
                 },
             });
             let value = operation["value"].clone();
-            built.changes.push((identity, path.to_owned(), value));
+            built.changes.push((identity, path, value));
         }
     }
     built
