@@ -15,6 +15,7 @@ mod groups;
 pub(crate) mod hash;
 mod host_ports;
 mod incremental;
+mod matching;
 mod peers;
 pub(crate) mod reduce;
 mod rows;

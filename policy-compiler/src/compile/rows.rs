@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     ClassId, DecisionId, PodTable, PortSetId, Row, RowId,
     hash::FastMap,
+    matching::{ListId, Matching},
     peers::{Peers, Signature},
     reduce::{By, Candidate, Exempt, Isolation, Outcome, Situation, explain, reduce},
     rules::{AtomId, Isolating, Peers as RulePeers, Rule},
@@ -112,23 +113,16 @@ impl<'a> Builder<'a> {
             rows: vec![Row::default()],
             own: FastMap::default(),
         };
-        let mut touched = vec![Vec::new(); self.peers.class_count() as usize];
+        let mut matching = Matching::new(self.peers.class_count());
         for (ruleset_id, ruleset) in (0..).map(RulesetId).zip(&self.subjects.rulesets) {
             let mut own = own_classes.remove(&ruleset_id).unwrap_or_default();
             own.sort_unstable();
             own.dedup();
-            let mut row = RowBuilder::new(self, ruleset);
-            let classes = row.touch(&mut touched);
-            rows.rows.push(row.row(&classes, &touched));
+            let mut row = RowBuilder::new(self, ruleset, &mut matching);
+            rows.rows.push(row.row());
             for class in own {
-                let matching = touched.get(class.0 as usize).map_or(&[][..], Vec::as_slice);
-                let port_set = row.port_set(class, matching, Some(Exempt::SelfTraffic));
+                let port_set = row.port_set(class, Some(Exempt::SelfTraffic));
                 rows.own.insert((ruleset_id, class), port_set);
-            }
-            for class in classes {
-                if let Some(matching) = touched.get_mut(class.0 as usize) {
-                    matching.clear();
-                }
             }
         }
         rows
@@ -177,8 +171,8 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// The rules that match a class, and the class's ports where the rules name any.
-type Matching = (Vec<u32>, Vec<ContainerPort>, Option<Exempt>);
+/// The rules that match a class, the class's ports where the rules name any, and what is exempt.
+type Particular = (ListId, Vec<ContainerPort>, Option<Exempt>);
 
 struct RowBuilder<'b, 'a> {
     builder: &'b mut Builder<'a>,
@@ -186,56 +180,50 @@ struct RowBuilder<'b, 'a> {
     rules: Vec<&'b Rule>,
     /// Indices of rules that match every class.
     everywhere: Vec<u32>,
-    memo: FastMap<Matching, PortSetId>,
+    matching: &'b Matching,
+    /// Whether any rule names ports.
+    names: bool,
+    /// Port sets by the list of rules that match a class, where nothing else about the class matters.
+    plain: Vec<Option<PortSetId>>,
+    /// The others.
+    particular: FastMap<Particular, PortSetId>,
 }
 
 impl<'b, 'a: 'b> RowBuilder<'b, 'a> {
-    fn new(builder: &'b mut Builder<'a>, ruleset: &'b Ruleset) -> Self {
+    /// Notes in `matching` which rules match each class.
+    fn new(builder: &'b mut Builder<'a>, ruleset: &'b Ruleset, matching: &'b mut Matching) -> Self {
         let subjects = builder.subjects;
-        let rules: Vec<_> = ruleset
-            .rules
-            .iter()
+        let rules = ruleset.rules.iter();
+        let rules: Vec<_> = rules
             .filter_map(|rule| subjects.rules.get(rule.0 as usize))
             .collect();
-        let all = |rule: &Rule| matches!(rule.peers, RulePeers::All);
-        Self {
-            everywhere: (0..)
-                .zip(&rules)
-                .filter(|(_, rule)| all(rule))
-                .map(|(index, _)| index)
-                .collect(),
-            builder,
-            ruleset,
-            rules,
-            memo: FastMap::default(),
-        }
-    }
-
-    /// Notes for each class which rules match it, in order. Returns the classes that any rule matches.
-    fn touch(&self, touched: &mut [Vec<u32>]) -> Vec<ClassId> {
-        let mut classes = Vec::new();
-        for (index, rule) in (0u32..).zip(&self.rules) {
+        matching.clear();
+        let mut everywhere = Vec::new();
+        for (index, rule) in (0u32..).zip(&rules) {
             let RulePeers::Any(atoms) = &rule.peers else {
+                everywhere.push(index);
                 continue;
             };
-            let of_atom = |atom: &AtomId| self.builder.classes_of_atom.get(atom.0 as usize);
+            let of_atom = |atom: &AtomId| builder.classes_of_atom.get(atom.0 as usize);
             for class in atoms.iter().filter_map(of_atom).flatten() {
-                if let Some(matching) = touched.get_mut(class.0 as usize)
-                    && matching.last() != Some(&index)
-                {
-                    if matching.is_empty() {
-                        classes.push(*class);
-                    }
-                    matching.push(index);
-                }
+                matching.add(index, *class);
             }
         }
-        classes
+        Self {
+            builder,
+            ruleset,
+            names: rules.iter().any(|rule| rule.port_names().next().is_some()),
+            rules,
+            everywhere,
+            matching,
+            plain: Vec::new(),
+            particular: FastMap::default(),
+        }
     }
 
     /// The classes whose port set may differ from that of the class that nothing is known of, sorted.
-    fn particular(&self, touched: &[ClassId]) -> Vec<ClassId> {
-        let mut classes = touched.to_vec();
+    fn particular(&self) -> Vec<ClassId> {
+        let mut classes = self.matching.classes().to_vec();
         if self.ruleset.direction == Direction::Egress {
             let names_everywhere = self.everywhere.iter().any(|index| self.has_names(*index));
             let special = &self.builder.special;
@@ -255,23 +243,26 @@ impl<'b, 'a: 'b> RowBuilder<'b, 'a> {
         classes
     }
 
-    fn row(&mut self, classes: &[ClassId], touched: &[Vec<u32>]) -> Row {
+    fn row(&mut self) -> Row {
         let is_egress = self.ruleset.direction == Direction::Egress;
-        let common = self.port_set(ClassId::FIRST, &[], None);
+        let common = self.port_set_of(ClassId::FIRST, ListId::EMPTY, None);
         // No rule but one that matches everything can name the pod's own node as a source, or as a
         // destination whose address is unknown.
         let exempt = !is_egress || self.ruleset.node.is_some();
-        let host = self.port_set(ClassId::HOST, &[], exempt.then_some(Exempt::LocalNode));
+        let host = self.port_set_of(
+            ClassId::HOST,
+            ListId::EMPTY,
+            exempt.then_some(Exempt::LocalNode),
+        );
         let mut row = vec![(ClassId::HOST, host)];
-        for class in self.particular(classes) {
+        for class in self.particular() {
             let signature = self.builder.peers.signature(class);
             let port_set = if is_egress && signature.is_some_and(|s| s.in_service_range) {
                 PortSetId::DEFER
             } else {
                 let own_node = self.ruleset.node.is_some()
                     && signature.is_some_and(|signature| signature.node == self.ruleset.node);
-                let matching = touched.get(class.0 as usize).map_or(&[][..], Vec::as_slice);
-                self.port_set(class, matching, own_node.then_some(Exempt::LocalNode))
+                self.port_set(class, own_node.then_some(Exempt::LocalNode))
             };
             if port_set != common {
                 row.push((class, port_set));
@@ -289,42 +280,73 @@ impl<'b, 'a: 'b> RowBuilder<'b, 'a> {
         rule.is_some_and(|rule| rule.port_names().next().is_some())
     }
 
-    fn port_set(&mut self, class: ClassId, matching: &[u32], exempt: Option<Exempt>) -> PortSetId {
-        let mut matching: Vec<u32> = matching.iter().chain(&self.everywhere).copied().collect();
-        matching.sort_unstable();
+    fn port_set(&mut self, class: ClassId, exempt: Option<Exempt>) -> PortSetId {
+        self.port_set_of(class, self.matching.of(class), exempt)
+    }
+
+    /// The port set of a class that the rules of a list match.
+    fn port_set_of(&mut self, class: ClassId, list: ListId, exempt: Option<Exempt>) -> PortSetId {
+        if !self.names && exempt.is_none() {
+            if let Some(Some(known)) = self.plain.get(list.index()) {
+                return *known;
+            }
+            let port_set = self.reduce(&self.in_order(list), &[], None);
+            if self.plain.len() <= list.index() {
+                self.plain.resize(list.index() + 1, None);
+            }
+            if let Some(known) = self.plain.get_mut(list.index()) {
+                *known = Some(port_set);
+            }
+            return port_set;
+        }
+        let mut all = self
+            .everywhere
+            .iter()
+            .copied()
+            .chain(self.matching.rules(list));
         let ports = match self.ruleset.direction {
-            _ if !matching.iter().any(|index| self.has_names(*index)) => Vec::new(),
+            _ if !all.any(|index| self.has_names(index)) => Vec::new(),
             Direction::Ingress => self.ruleset.ports.clone(),
-            Direction::Egress => self
-                .builder
-                .peers
-                .signature(class)
-                .map_or_else(Vec::new, |signature| signature.ports.clone()),
+            Direction::Egress => {
+                let signature = self.builder.peers.signature(class);
+                signature.map_or_else(Vec::new, |signature| signature.ports.clone())
+            }
         };
-        let key = (matching, ports, exempt);
-        if let Some(port_set) = self.memo.get(&key) {
+        let particular = (list, ports, exempt);
+        if let Some(port_set) = self.particular.get(&particular) {
             return *port_set;
         }
-        let (matching, ports, _) = &key;
-        let candidates: Vec<_> = matching
-            .iter()
-            .filter_map(|index| {
-                Some(Candidate::new(
-                    *index,
-                    self.rules.get(*index as usize)?,
-                    ports,
-                ))
-            })
-            .collect();
+        let port_set = self.reduce(&self.in_order(list), &particular.1, exempt);
+        self.particular.insert(particular, port_set);
+        port_set
+    }
+
+    /// The rules of a list and those that match every class, in order.
+    fn in_order(&self, list: ListId) -> Vec<u32> {
+        let everywhere = self.everywhere.iter().copied();
+        let mut rules: Vec<u32> = everywhere.chain(self.matching.rules(list)).collect();
+        rules.sort_unstable();
+        rules
+    }
+
+    fn reduce(
+        &mut self,
+        matching: &[u32],
+        ports: &[ContainerPort],
+        exempt: Option<Exempt>,
+    ) -> PortSetId {
+        let candidates = matching.iter().filter_map(|index| {
+            let rule = self.rules.get(*index as usize)?;
+            Some(Candidate::new(*index, rule, ports))
+        });
+        let candidates: Vec<_> = candidates.collect();
         let situation = Situation {
             isolation: Isolation::by(self.isolating()),
             exempt,
         };
         let outcomes = reduce(&candidates, situation);
         let decisions = outcomes.map(|outcome| self.decision(*outcome));
-        let port_set = self.builder.intern_port_set(decisions);
-        self.memo.insert(key, port_set);
-        port_set
+        self.builder.intern_port_set(decisions)
     }
 
     fn decision(&mut self, outcome: Outcome) -> DecisionId {
@@ -366,10 +388,16 @@ impl<'b, 'a: 'b> RowBuilder<'b, 'a> {
         let mut policies: Vec<_> = self
             .rules
             .iter()
-            .map(|rule| rule.reference.policy.to_string())
+            .map(|rule| &rule.reference.policy)
             .collect();
         policies.sort_unstable();
         policies.dedup();
-        policies.into_iter().map(Arc::from).collect()
+        let mut names: Vec<Arc<str>> = policies
+            .iter()
+            .map(|policy| policy.to_string().into())
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which pods are in scope, and which rules concern them.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     Scope,
@@ -72,13 +72,23 @@ pub(super) fn find<'a>(snapshot: &'a Snapshot, scope: &Scope) -> Subjects<'a> {
     finder.subjects
 }
 
+/// The rules that concern pods with equal labels in one direction.
+struct Concern {
+    /// Without what differs from pod to pod.
+    ruleset: Ruleset,
+    /// Names of the subject's ports in its rules.
+    names: Vec<Arc<str>>,
+    /// What became of it, by what differs from pod to pod.
+    known: FastMap<(Vec<ContainerPort>, Option<Arc<str>>), RulesetId>,
+}
+
 struct Finder<'a> {
     snapshot: &'a Snapshot,
     subjects: Subjects<'a>,
     /// Rules of a policy and direction, by the policy's address in memory.
     compiled: FastMap<(usize, bool), Vec<RuleId>>,
-    /// Rulesets without the subject's ports, by namespace and labels.
-    selected: FastMap<(&'a str, &'a crate::model::Labels), [Option<Ruleset>; 2]>,
+    /// What concerns pods, by namespace and labels.
+    selected: FastMap<(&'a str, &'a crate::model::Labels), [Option<Concern>; 2]>,
     interned: FastMap<Ruleset, RulesetId>,
     isolating: FastMap<Isolating, u32>,
 }
@@ -97,24 +107,65 @@ impl<'a> Finder<'a> {
 
     fn add(&mut self, pod: &'a Arc<Pod>, admin: &[&'a Arc<AdminPolicy>]) {
         let key = (&*pod.key.namespace, &pod.labels);
-        if !self.selected.contains_key(&key) {
+        let known = self.selected.get_mut(&key);
+        let [egress, ingress] = if let Some(concerns) = known {
+            concerns
+        } else {
             let selecting = Selecting::find(self.snapshot, admin, &pod.key.namespace, &pod.labels);
-            let both = Direction::BOTH.map(|direction| self.ruleset(&selecting, direction));
-            self.selected.insert(key, both);
-        }
-        let [egress, ingress] = self.selected.get(&key).cloned().unwrap_or_default();
-        let ingress = ingress.map(|ruleset| self.intern(self.with_ports(ruleset, pod)));
-        let egress = egress.map(|mut ruleset| {
-            if self.snapshot.options.local_node_egress {
-                ruleset.node.clone_from(&pod.node);
+            let both = Direction::BOTH.map(|direction| self.concern(&selecting, direction));
+            self.selected.entry(key).or_insert(both)
+        };
+        let list = &mut self.subjects.rulesets;
+        let mut intern = |concern: &mut Concern, node: Option<&Arc<str>>| {
+            let ports = if concern.names.is_empty() {
+                Vec::new()
+            } else {
+                named_ports(pod, |name| concern.names.contains(name))
+            };
+            let differs = (ports, node.cloned());
+            if let Some(known) = concern.known.get(&differs) {
+                return *known;
             }
-            self.intern(ruleset)
-        });
+            let ruleset = Ruleset {
+                ports: differs.0.clone(),
+                node: differs.1.clone(),
+                ..concern.ruleset.clone()
+            };
+            let known = self.interned.entry(ruleset);
+            let known = *known.or_insert_with_key(|ruleset| {
+                list.push(ruleset.clone());
+                RulesetId(id(list.len() - 1))
+            });
+            concern.known.insert(differs, known);
+            known
+        };
+        let node = pod.node.as_ref();
+        let node = node.filter(|_| self.snapshot.options.local_node_egress);
+        let ingress = ingress.as_mut().map(|concern| intern(concern, None));
+        let egress = egress.as_mut().map(|concern| intern(concern, node));
         self.subjects.pods.push(SubjectPod {
             pod,
             ingress,
             egress,
         });
+    }
+
+    /// `None` if no rule of any tier concerns the pods in `direction`.
+    fn concern(&mut self, selecting: &Selecting<'a>, direction: Direction) -> Option<Concern> {
+        let ruleset = self.ruleset(selecting, direction)?;
+        let names = if direction == Direction::Ingress {
+            let rules = ruleset.rules.iter();
+            let rules = rules.filter_map(|id| self.subjects.rules.get(id.0 as usize));
+            let names: BTreeSet<_> = rules.flat_map(Rule::port_names).cloned().collect();
+            names.into_iter().collect()
+        } else {
+            Vec::new()
+        };
+        Some(Concern {
+            ruleset,
+            names,
+            known: FastMap::default(),
+        })
     }
 
     /// `None` if no rule of any tier concerns the pods in `direction`.
@@ -157,26 +208,6 @@ impl<'a> Finder<'a> {
             isolating,
             ports: Vec::new(),
             node: None,
-        })
-    }
-
-    fn with_ports(&self, mut ruleset: Ruleset, pod: &Pod) -> Ruleset {
-        let rules = ruleset
-            .rules
-            .iter()
-            .filter_map(|id| self.subjects.rules.get(id.0 as usize));
-        let names: Vec<_> = rules.flat_map(Rule::port_names).collect();
-        if !names.is_empty() {
-            ruleset.ports = named_ports(pod, |name| names.contains(&name));
-        }
-        ruleset
-    }
-
-    fn intern(&mut self, ruleset: Ruleset) -> RulesetId {
-        let list = &mut self.subjects.rulesets;
-        *self.interned.entry(ruleset).or_insert_with_key(|ruleset| {
-            list.push(ruleset.clone());
-            RulesetId(id(list.len() - 1))
         })
     }
 
