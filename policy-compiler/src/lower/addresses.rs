@@ -103,7 +103,6 @@ impl Addresses {
         &mut self,
         ranges: &BTreeSet<(IpAddr, IpAddr)>,
         tables: &Tables,
-        capacity: &Capacity,
     ) -> bool {
         let mut touched: Vec<IpAddr> = Vec::new();
         for (first, last) in ranges {
@@ -137,19 +136,13 @@ impl Addresses {
             }
         }
         self.pad(tables);
-        let new = |address: &&IpAddr| match address {
-            IpAddr::V4(_) => false,
-            IpAddr::V6(v6) => self.find6(*v6).is_none() && !self.crowded_out.contains(v6),
-        };
-        let new = touched.iter().filter(new).count();
-        if bucket_count(self.known6 + new) > self.hosts6.len() {
+        if !self.have_buckets_for(touched.iter()) {
             return false;
         }
         for address in touched {
             self.follow(address, tables);
         }
-        self.trie4.nodes.len() <= capacity.trie4 as usize
-            && self.trie6.nodes.len() <= capacity.trie6 as usize
+        true
     }
 
     /// Makes free places of `hosts6` say what they should.
@@ -184,13 +177,19 @@ impl Addresses {
         }
     }
 
-    /// Whether so many addresses more than now are sure to find a place.
-    pub(super) fn has_room(&self, v4: usize, v6: usize, capacity: &Capacity) -> bool {
-        let v6_known = self.known6 + v6;
-        // Nodes below the root that one address may need.
-        self.trie4.room(capacity.trie4) >= 4 * v4
-            && self.trie6.room(capacity.trie6) >= 31 * v6
-            && bucket_count(v6_known) <= self.hosts6.len()
+    /// Whether `hosts6` has enough buckets if all of these addresses need a place.
+    pub(super) fn have_buckets_for<'a>(&self, addresses: impl Iterator<Item = &'a IpAddr>) -> bool {
+        let new = addresses.filter(|address| match address {
+            IpAddr::V4(_) => false,
+            IpAddr::V6(v6) => self.find6(*v6).is_none() && !self.crowded_out.contains(v6),
+        });
+        bucket_count(self.known6 + new.count()) <= self.hosts6.len()
+    }
+
+    /// Whether the tries are as small as they have to be.
+    pub(super) fn are_within(&self, capacity: &Capacity) -> bool {
+        self.trie4.nodes.len() <= capacity.trie4 as usize
+            && self.trie6.nodes.len() <= capacity.trie6 as usize
     }
 
     /// Follows the class of one address.

@@ -21,11 +21,6 @@ impl Trie {
         }
     }
 
-    /// How many more nodes fit.
-    pub(super) fn room(&self, capacity: u32) -> usize {
-        (capacity as usize + self.free.len()).saturating_sub(self.nodes.len())
-    }
-
     /// Gives all addresses of a prefix a word, whatever they had, and takes away nodes that tell nothing
     /// apart any more. The prefix is given left-aligned.
     pub(super) fn set(&mut self, bits: u128, length: u8, word: TrieWord) {

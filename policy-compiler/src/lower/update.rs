@@ -103,14 +103,15 @@ impl Lowered {
         reasons: &mut Reasons,
     ) -> Option<Self> {
         swap(&mut self.image, &mut self.addresses, &mut self.ports);
-        let follows = delta.blocks.is_empty()
-            || self
-                .addresses
-                .follow_blocks(&delta.blocks, tables, capacity);
+        let follows =
+            delta.blocks.is_empty() || self.addresses.follow_blocks(&delta.blocks, tables);
         if !follows || !self.fits(tables, delta, capacity, reasons) {
             return None;
         }
         self.change(tables, delta, reasons);
+        if !self.addresses.are_within(capacity) {
+            return None;
+        }
         swap(&mut self.image, &mut self.addresses, &mut self.ports);
         Some(self)
     }
@@ -124,14 +125,10 @@ impl Lowered {
         let port_sets: usize = runs.iter().map(|runs| port_sets_for(*runs)).sum();
         let decisions: usize = runs.iter().sum();
         let services = delta.services.iter().map(|(address, ..)| address);
-        let (v4, v6): (Vec<&IpAddr>, Vec<&IpAddr>) = delta
-            .hosts
-            .iter()
-            .chain(services)
-            .partition(|address| address.is_ipv4());
+        let addresses = delta.hosts.iter().chain(services);
         let chunks = self.image.row_chunks as usize;
         self.addresses.is_padded_for(tables)
-            && self.addresses.has_room(v4.len(), v6.len(), capacity)
+            && self.addresses.have_buckets_for(addresses)
             && self.ports.uniform.room(capacity.uniform) >= runs.len()
             && self.ports.port_sets.room(capacity.port_sets) >= port_sets
             && reasons.decisions.len() + decisions < capacity.reasons as usize
