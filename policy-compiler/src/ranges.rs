@@ -142,7 +142,8 @@ fn owned(snapshot: &Snapshot) -> BTreeSet<IpAddr> {
     pods.chain(nodes).chain(services).collect()
 }
 
-fn next(address: IpAddr) -> Option<IpAddr> {
+/// The address after this one.
+pub(crate) fn next(address: IpAddr) -> Option<IpAddr> {
     match address {
         IpAddr::V4(v4) => u32::from(v4)
             .checked_add(1)
@@ -153,7 +154,8 @@ fn next(address: IpAddr) -> Option<IpAddr> {
     }
 }
 
-fn previous(address: IpAddr) -> Option<IpAddr> {
+/// The address before this one.
+pub(crate) fn previous(address: IpAddr) -> Option<IpAddr> {
     match address {
         IpAddr::V4(v4) => u32::from(v4)
             .checked_sub(1)
@@ -165,7 +167,7 @@ fn previous(address: IpAddr) -> Option<IpAddr> {
 }
 
 /// The fewest blocks that make up a range of addresses.
-fn subnets(start: IpAddr, end: IpAddr) -> Vec<IpNet> {
+pub(crate) fn subnets(start: IpAddr, end: IpAddr) -> Vec<IpNet> {
     match (start, end) {
         (IpAddr::V4(start), IpAddr::V4(end)) => ipnet::Ipv4Subnets::new(start, end, 0)
             .map(IpNet::V4)

@@ -2,6 +2,8 @@
 //! Does one rule match everything another does, in every cluster? Proofs over selectors, blocks and
 //! ports, not over the pods that happen to exist.
 
+mod pieces;
+
 use std::{collections::BTreeSet, sync::Arc};
 
 use ipnet::IpNet;
@@ -112,6 +114,18 @@ impl Ports {
         }
     }
 
+    /// What is left when all of `those` are taken away.
+    fn left_by(&self, those: &[(usize, &Self)]) -> Self {
+        let mut left = self.clone();
+        for (_, ports) in those {
+            if left.is_empty() {
+                break;
+            }
+            left = left.minus(ports);
+        }
+        left
+    }
+
     fn is_empty(&self) -> bool {
         self.fixed.is_empty() && self.names.is_empty()
     }
@@ -119,6 +133,13 @@ impl Ports {
     fn meets(&self, that: &Self) -> bool {
         !self.fixed.intersection(&that.fixed).is_empty() || !self.names.is_disjoint(&that.names)
     }
+}
+
+/// Those of `others` that match an atom, with the ports they match it on.
+fn covering<'m>(atom: &Atom, others: &[(usize, &'m Matched)]) -> Vec<(usize, &'m Ports)> {
+    let covers = |other: &Matched| other.atoms.iter().any(|wide| wide.covers(atom));
+    let others = others.iter().filter(|(_, other)| covers(other));
+    others.map(|(at, other)| (*at, &other.ports)).collect()
 }
 
 /// What a rule matches: some atom, on some port.
@@ -224,47 +245,49 @@ impl Matched {
         self.atoms.is_empty() || self.ports.is_empty()
     }
 
-    /// The positions of the fewest of `others` that together match all of this, found greedily; `None`
-    /// if they do not.
+    /// The positions of some of `others` that together match all of this, sorted, of which none can be
+    /// left out; `None` if they do not, or if it takes too many pieces to tell.
     pub(super) fn covered_by<'m>(
         &self,
         others: impl Iterator<Item = (usize, &'m Self)>,
     ) -> Option<Vec<usize>> {
         let others: Vec<(usize, &Self)> = others.collect();
-        let mut used: Vec<usize> = Vec::new();
-        for atom in &self.atoms {
-            let mut left = self.ports.clone();
-            let mut chosen: Vec<(usize, &Ports)> = Vec::new();
-            let covering = || {
-                others
-                    .iter()
-                    .copied()
-                    .filter(|(_, other)| other.atoms.iter().any(|wide| wide.covers(atom)))
-            };
-            // One that does it alone is the smallest explanation.
-            let alone = covering().find(|(_, other)| left.minus(&other.ports).is_empty());
-            if let Some((index, _)) = alone {
-                used.push(index);
-                continue;
-            }
-            for (index, other) in covering() {
-                let after = left.minus(&other.ports);
-                if after != left {
-                    chosen.push((index, &other.ports));
-                    left = after;
-                }
-                if left.is_empty() {
-                    break;
-                }
-            }
-            if !left.is_empty() {
-                return None;
-            }
-            used.extend(chosen.iter().map(|(index, _)| *index));
+        let found = fewest(&self.ports, &self.pieces(&others, false)?);
+        if found.len() < 2 {
+            // Nothing is covered by nothing, which is no other rule's doing.
+            return (!found.is_empty()).then_some(found);
         }
-        used.sort_unstable();
-        used.dedup();
-        Some(used)
+        // What matches part of an atom only may make others needless.
+        let fine = self.pieces(&others, true);
+        Some(fine.map_or(found, |fine| fewest(&self.ports, &fine)))
+    }
+
+    /// What covers each piece of this, as coarse as possible or as `fine`; `None` if something is left
+    /// that nothing covers.
+    fn pieces<'m>(
+        &self,
+        others: &[(usize, &'m Self)],
+        fine: bool,
+    ) -> Option<Vec<Vec<(usize, &'m Ports)>>> {
+        let complete = |atom: &Atom| {
+            let covering = covering(atom, others);
+            let complete = self.ports.left_by(&covering).is_empty();
+            complete.then_some(covering)
+        };
+        let mut pieces = Vec::new();
+        for atom in &self.atoms {
+            let whole = complete(atom);
+            let cut = fine || whole.is_none();
+            match cut.then(|| pieces::of(atom, others)).flatten() {
+                Some(small) => {
+                    for piece in &small {
+                        pieces.push(complete(piece)?);
+                    }
+                }
+                None => pieces.push(whole?),
+            }
+        }
+        Some(pieces)
     }
 
     /// Whether some traffic is certainly matched by both; selectors that merely could meet do not count.
@@ -283,6 +306,41 @@ impl Matched {
                 .iter()
                 .any(|a| that.atoms.iter().any(|b| atoms(a, b)))
     }
+}
+
+/// Of what covers each piece on the ports `of`, as little as covers all of them: none can be left out.
+fn fewest(of: &Ports, pieces: &[Vec<(usize, &Ports)>]) -> Vec<usize> {
+    let mut used: BTreeSet<usize> = BTreeSet::new();
+    for covering in pieces {
+        let alone = |(_, ports): &&(usize, &Ports)| of.minus(ports).is_empty();
+        let mut alone = covering.iter().filter(alone).peekable();
+        if let Some((first, _)) = alone.peek().copied() {
+            // One that does it alone is the smallest explanation, and one is enough for many pieces.
+            if !alone.any(|(at, _)| used.contains(at)) {
+                used.insert(*first);
+            }
+            continue;
+        }
+        let mut left = of.clone();
+        for (at, ports) in covering {
+            let after = left.minus(ports);
+            if after != left {
+                used.insert(*at);
+                left = after;
+            }
+        }
+    }
+    for at in used.clone().into_iter().rev() {
+        let others = |covering: &Vec<(usize, &Ports)>| {
+            let others = covering.iter().filter(|(other, _)| *other != at);
+            let others = others.filter(|(other, _)| used.contains(other)).copied();
+            of.left_by(&others.collect::<Vec<_>>()).is_empty()
+        };
+        if pieces.iter().all(others) {
+            used.remove(&at);
+        }
+    }
+    used.into_iter().collect()
 }
 
 /// Whether every pod `narrow` selects is selected by `wide`.
