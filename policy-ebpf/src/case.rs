@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use policy_ebpf_common::{
     abi::{Cell, FlowState, TrieWord},
-    decide::{Court, Inquiry, Judgement, Outcome, Ruling},
+    decide::{self, Court, Inquiry, Judgement, Outcome, Ruling, Standing},
     flow::{Direction, Source, key4, key6},
     lookup::{self, Bank},
     parse::{Address, Frame, Kind, Packet, parse, parse_quoted},
@@ -251,6 +251,25 @@ extern "C" fn settle(case: u64, cell: u64) -> u64 {
         .pack()
 }
 
+/// Looks up the flow of the plain packet in the scratch map.
+#[inline(always)]
+pub(crate) fn look_up(id: u32, direction: Direction, generation: u32) -> Option<Standing> {
+    let whose = flow(id, direction, Tracking::Look);
+    Standing::unpack(revisit(whose, generation))
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn revisit(whose: u64, generation: u32) -> u64 {
+    let (Some(config), Some(Scratch { packet, .. })) = (CONFIG.get(0), scratch()) else {
+        return 0;
+    };
+    let (id, direction) = (whose as u32, direction_of(whose));
+    Standing::pack(decide::look_up(
+        &Kernel, config, generation, id, direction, packet,
+    ))
+}
+
 /// Has the tables answer an inquiry about the packet in the scratch map or the one it quotes.
 #[inline(always)]
 pub(crate) fn consult(court: &Court<'_, Kernel>, inquiry: &Inquiry) -> Cell {
@@ -364,6 +383,15 @@ const fn flow(id: u32, direction: Direction, tracking: Tracking) -> u64 {
     id as u64 | (direction as u64) << FLOW_DIRECTION | (tracking as u64) << FLOW_TRACKING
 }
 
+#[inline(always)]
+const fn direction_of(flow: u64) -> Direction {
+    if flow >> FLOW_DIRECTION & 1 == 0 {
+        Direction::Ingress
+    } else {
+        Direction::Egress
+    }
+}
+
 /// The flow of the packet in the scratch map.
 #[inline(always)]
 pub(crate) fn flow_of(id: u32, direction: Direction) -> Option<FlowState> {
@@ -395,12 +423,7 @@ extern "C" fn track(flow: u64, times: u64, what: u64) -> u32 {
     let Some(scratch) = scratch() else {
         return 0;
     };
-    let direction = if flow >> FLOW_DIRECTION & 1 == 0 {
-        Direction::Ingress
-    } else {
-        Direction::Egress
-    };
-    let id = flow as u32;
+    let (id, direction) = (flow as u32, direction_of(flow));
     let tracking = match flow >> FLOW_TRACKING {
         0 => Tracking::Look,
         1 => Tracking::Store,

@@ -14,7 +14,7 @@ use policy_ebpf_common::{
         FlowState, FragmentKey, FragmentState, HostBucket, PortSet, RowChunk, ServiceKey, TrieNode,
         TrieWord,
     },
-    decide::{Court, Inquiry, OUTCOMES, State},
+    decide::{Court, Inquiry, OUTCOMES, Standing, State},
     flow::{Direction, fragment_key, key4_of_plain, key6_of_plain},
     lookup::Tables,
     parse::{Address, Packet},
@@ -89,6 +89,8 @@ static RECENT: PerCpuArray<[Recent; RECENT_ROW as usize]> =
     PerCpuArray::with_max_entries(RECENT_FLOWS / RECENT_ROW, 0);
 
 /// What a packet is judged with.
+// The packet, which most packets need alone, is in front.
+#[repr(C)]
 pub(crate) struct Scratch {
     /// The packet at hand.
     pub(crate) packet: Packet,
@@ -128,8 +130,8 @@ pub(crate) fn scratch() -> Option<&'static mut Scratch> {
     // SAFETY: the slot is this processor's. A program holds the reference of one call of this
     // function while functions that it calls use those of others: the packets are read by all and
     // written by `judge` and `inspect` only, which hold no other; the rest is written and read within
-    // `track` and `flow_of`. The kernel zeroes new maps, and zero is valid; later the slot holds what
-    // was written by us.
+    // `track`, `flow_of` and `flow_of_plain`. The kernel zeroes new maps, and zero is valid; later the
+    // slot holds what was written by us.
     Some(unsafe { &mut *scratch })
 }
 
@@ -231,6 +233,19 @@ impl State for Kernel {
     #[inline(always)]
     fn flow(&self, id: u32, direction: Direction, _packet: &Packet) -> Option<FlowState> {
         case::flow_of(id, direction)
+    }
+
+    #[inline(always)]
+    fn look_up(
+        &self,
+        _config: &Config,
+        generation: u32,
+        id: u32,
+        direction: Direction,
+        _packet: &Packet,
+    ) -> Option<Standing> {
+        // The configuration is the one of all packets.
+        case::look_up(id, direction, generation)
     }
 
     #[inline(always)]

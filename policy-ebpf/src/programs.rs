@@ -138,6 +138,9 @@ fn behind_translation(skb: &Skb, tag: SourceTag) -> i32 {
 /// Judges a packet of an endpoint, and leaves it in the scratch map.
 #[inline(always)]
 fn judge(skb: &Skb, court: &Court<'_, Kernel>, direction: Direction, source: Source) -> Judgement {
+    if court.passes_by(direction, &skb.head(), skb.ether_type()) {
+        return Judgement::of(Outcome::Unenforced);
+    }
     let Some(Scratch { packet, .. }) = scratch() else {
         return Judgement::of(Outcome::Malformed);
     };

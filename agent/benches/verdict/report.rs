@@ -60,7 +60,7 @@ impl Report {
     /// Records the times of a cluster and a number of flows, each beside a hit in a connection table.
     pub(crate) fn add(&mut self, size: Size, flows: &str, samples: &Samples) {
         let Size { rules, peers } = size;
-        println!("{rules} rules, {peers} peers, {flows} flows: ns net of an empty program");
+        println!("{rules} rules, {peers} peers, {flows}: ns net of an empty program");
         let baseline = samples.net("reference/tracked/v4");
         for name in samples.0.keys() {
             let Some((lower, median)) = samples.net(name) else {
@@ -74,7 +74,7 @@ impl Report {
             let beside = ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default();
             println!("  {name:<28} {lower:>8.1} {median:>8.1} {beside:>7}");
             self.lines.push(json!({
-                "suite": "verdict", "name": format!("{name}/{rules}-rules/{peers}-peers/{flows}-flows"),
+                "suite": "verdict", "name": format!("{name}/{rules}-rules/{peers}-peers/{flows}"),
                 "unit": "ns", "value": round(lower), "median": round(median),
                 "baseline": tracked.map(round), "ratio": ratio.map(round),
             }));

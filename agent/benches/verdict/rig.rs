@@ -153,6 +153,20 @@ impl Rig {
         (processor_time() - begun) / f64::from(repeat)
     }
 
+    /// Nanoseconds that `packet` takes on interface `ifindex` this once, by the kernel's clock.
+    pub(crate) fn once(&mut self, packet: Packet, ifindex: u32) -> f64 {
+        let (frame, context) = (packet.frame(), context(ifindex));
+        let options = TestRunOptions {
+            data_in: Some(&frame),
+            ctx_in: Some(&context),
+            repeat: 1,
+            ..TestRunOptions::default()
+        };
+        let spread = program(&mut self.ebpf, "spread");
+        let result = spread.test_run(options).expect("test run");
+        result.duration.as_secs_f64() * 1e9
+    }
+
     /// Opens the `count` flows that `packet` belongs to.
     pub(crate) fn open(
         &mut self,

@@ -30,7 +30,7 @@ use crate::{
 pub use self::{
     inquiry::Inquiry,
     outcome::{Judgement, OUTCOMES, Outcome},
-    ruling::Ruling,
+    ruling::{Ruling, Standing, look_up},
 };
 
 /// What the datapath knows beside the tables. A flow is named by an endpoint's id and a packet of
@@ -50,6 +50,20 @@ pub trait State {
     fn endpoint(&self, slot: u32) -> Option<&Endpoint>;
     /// The flow of a packet.
     fn flow(&self, id: u32, direction: Direction, packet: &Packet) -> Option<FlowState>;
+    /// [`look_up`]. A hook as [`Self::consult`] is.
+    fn look_up(
+        &self,
+        config: &Config,
+        generation: u32,
+        id: u32,
+        direction: Direction,
+        packet: &Packet,
+    ) -> Option<Standing>
+    where
+        Self: Sized,
+    {
+        look_up(self, config, generation, id, direction, packet)
+    }
     /// As [`Self::flow`], of a packet that [`crate::parse::parse_plain`] recognised. A hook, so that
     /// the kernel can do without a function call.
     fn flow_of_plain(&self, id: u32, direction: Direction, packet: &Packet) -> Option<FlowState> {
@@ -265,33 +279,6 @@ impl<W: Tables + State> Court<'_, W> {
         let state = FlowState::opened(direction, source, now, self.bank.generation, cell.0);
         self.world
             .store_flow(self.endpoint.id, direction, packet, &state);
-    }
-
-    /// The flow of a plain packet, if it stands on the tables of today and the packet is not worth a note.
-    #[inline(always)]
-    fn unchanged(&self, direction: Direction, packet: &Packet) -> Option<FlowState> {
-        let (id, hz) = (self.endpoint.id, self.config.hz);
-        let moment = Moment {
-            now: self.world.now(),
-            generation: self.bank.generation,
-            hz,
-        };
-        if !packet.closing
-            && let Some(state) = self.world.recent_flow(id, direction, packet, moment)
-        {
-            return Some(state);
-        }
-        let Moment {
-            now, generation, ..
-        } = moment;
-        let state = self.world.flow_of_plain(id, direction, packet)?;
-        let unchanged = !state.is_expired(self.config, packet.protocol, now)
-            && state.seen(direction, packet, generation, now, hz).is_none();
-        if !unchanged {
-            return None;
-        }
-        self.world.note_flow(id, direction, packet, moment, &state);
-        Some(state)
     }
 
     /// What is known of a packet's flow: nothing that is worth anything unless the packet may belong

@@ -9,7 +9,7 @@ mod plain;
 
 use crate::abi::{PORT_PROTOCOL_OTHER, PORT_PROTOCOL_SCTP, PORT_PROTOCOL_TCP, PORT_PROTOCOL_UDP};
 
-pub use self::plain::{Head, parse_plain};
+pub use self::plain::{Head, comes_from, opens_nothing, parse_plain};
 
 /// `ETH_P_IP` of `linux/if_ether.h`.
 pub const ETHER_IPV4: u16 = 0x0800;

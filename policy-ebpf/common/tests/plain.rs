@@ -13,10 +13,10 @@ use policy_ebpf_common::{
         Cell, Config, Endpoint, FlowState, FragmentState, HostBucket, PORT_SET_BOUNDARIES, PortSet,
         ServiceKey, TrieWord,
     },
-    decide::{Court, Judgement, Outcome, Ruling, State},
+    decide::{Court, Judgement, Outcome, Ruling, Standing, State},
     flow::{Direction, Source},
     lookup::{Bank, Tables},
-    parse::{ETHER_IPV4, ETHER_IPV6, Frame, Head, Kind, Packet, parse, parse_plain},
+    parse::{ETHER_IPV4, ETHER_IPV6, Frame, Head, Kind, Packet, opens_nothing, parse, parse_plain},
 };
 use proptest::{
     collection::vec,
@@ -78,6 +78,24 @@ fn short(frame: &[u8], ether_type: u16) -> Option<Packet> {
         ..Packet::default()
     };
     parse_plain(&head, ether_type, &mut packet).then_some(packet)
+}
+
+/// Whether the frame is told to open nothing.
+fn shortest(frame: &[u8], ether_type: u16) -> bool {
+    let head = Strict {
+        frame,
+        known: Counter::new(0),
+    };
+    opens_nothing(&head, ether_type)
+}
+
+/// Whether the shortest way takes the frame.
+fn passed_by(court: &Court<'_, World>, direction: Direction, frame: &[u8]) -> bool {
+    let head = Strict {
+        frame,
+        known: Counter::new(0),
+    };
+    court.passes_by(direction, &head, ether_type(frame))
 }
 
 fn long(frame: &[u8], ether_type: u16) -> (Frame, Packet) {
@@ -177,6 +195,23 @@ proptest! {
     fn the_stack_has_to_see_the_same_protocol(frame in plain(), seen: u16) {
         prop_assume!(seen != ether_type(&frame));
         prop_assert_eq!(short(&frame, seen), None);
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_opens_nothing_is_told_apart(frame in plain()) {
+        let packet = short(&frame, ether_type(&frame)).expect("the frame is plain");
+        let opens = matches!(packet.kind, Kind::Opening);
+        prop_assert_eq!(shortest(&frame, ether_type(&frame)), !opens);
+    }
+
+    #[test]
+    fn what_is_known_of_a_flow_passes_as_a_number(egress: bool, cell: u32) {
+        let opener = if egress { Direction::Egress } else { Direction::Ingress };
+        for known in [None, Some(Standing { opener, cell: Cell(cell) })] {
+            prop_assert_eq!(Standing::unpack(Standing::pack(known)), known);
+        }
     }
 }
 
@@ -443,5 +478,60 @@ fn the_short_way_judges_and_remembers_as_the_long_one_does() {
             seen(settled),
             [Unenforced, Allowed, Deferred, Reply, Established, Denied]
         );
+    }
+}
+
+#[test]
+fn of_what_opens_nothing_a_pod_without_policies_knows_nothing() {
+    let passed = Counter::new(0);
+    let given = (
+        prop_oneof![plain(), odd()],
+        world(),
+        pod(),
+        source(),
+        any::<bool>(),
+        0..2_u32,
+    );
+    let runs = Runs::default();
+    let enough = runs.cases >= 256;
+    let mut runner = TestRunner::new(Runs {
+        cases: runs.cases * 10,
+        ..runs
+    });
+    let result = runner.run(
+        &given,
+        |(frame, world, (endpoint, config), source, ingress, bank)| {
+            let (direction, source) = if ingress {
+                (Direction::Ingress, source)
+            } else {
+                (Direction::Egress, Source::Address)
+            };
+            // The tables of one bank concern the pod, those of the other one may.
+            let mut rows = [1; 2];
+            if endpoint.own4[0] % 8 != 0 {
+                rows[bank as usize] = 0;
+            }
+            let endpoint = Endpoint { rows, ..endpoint };
+            let court = Court {
+                world: &world,
+                config: &config,
+                bank: Bank::of(&config, bank),
+                endpoint: &endpoint,
+                slot: 2,
+            };
+            if !passed_by(&court, direction, &frame) {
+                return Ok(());
+            }
+            let (frame, packet) = long(&frame, ether_type(&frame));
+            let judgement = court.judge(direction, frame, source, &packet, None);
+            prop_assert_eq!(judgement, Judgement::of(Outcome::Unenforced));
+            prop_assert_eq!(world.notes.take(), []);
+            passed.set(passed.get() + 1);
+            Ok(())
+        },
+    );
+    result.expect("nothing is known of them");
+    if enough {
+        assert!(passed.get() > 300, "{} were passed by", passed.get());
     }
 }
