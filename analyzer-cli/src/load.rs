@@ -16,7 +16,7 @@ use std::{
 use policy_compiler::{
     diagnostic::{Diagnostic, Location},
     manifest::{self, Document, Fate, Loaded},
-    parse::Settings,
+    parse::{Channel, Settings},
     partial::{Assumptions, Doubt, Evaluator},
 };
 
@@ -97,7 +97,7 @@ impl World {
         let namespace = given.unwrap_or_else(|| "default".to_owned());
         let settings = Settings {
             default_namespace: namespace.as_str().into(),
-            ..Settings::default()
+            channel: Channel::Either,
         };
         let mut empty = Vec::new();
         let (documents, mut diagnostics) = read_all(&base, &mut empty);
@@ -122,6 +122,8 @@ impl World {
         // No switch turns what nobody could list into nothing.
         let mut doubts = listing.doubts(&loaded.snapshot);
         if !args.allow_incomplete {
+            let refused = std::mem::take(&mut loaded.refused);
+            loaded.snapshot.gaps.extend(refused);
             doubts.extend(Doubt::from_diagnostics(&loaded.diagnostics, &namespace));
         }
         let sources: Vec<Source> = base.into_iter().chain(overlay).collect();

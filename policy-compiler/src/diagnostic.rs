@@ -93,6 +93,14 @@ impl Diagnostic {
     }
 }
 
+impl Diagnostic {
+    /// Whether it says that what is written cannot be judged as it is written. Of some errors it is clear
+    /// all the same: an API server takes the object, and the API says what it means.
+    pub fn is_doubt(&self) -> bool {
+        self.severity == Severity::Error && self.id != "inverted-port-range"
+    }
+}
+
 /// `text` with control characters escaped, so that it cannot steer a terminal, and cut to a length
 /// somebody would read.
 pub(crate) fn one_line(text: &str) -> String {

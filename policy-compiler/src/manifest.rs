@@ -18,6 +18,7 @@ mod ledger;
 mod locator;
 mod node;
 mod pods;
+mod refused;
 mod text;
 
 pub use assemble::{Loaded, WorkloadPods, assemble, load};

@@ -16,7 +16,7 @@ pub use entrance::{
     Backend, BackendPort, Entrances, Gateway, Grant, Listener, Offer, Parent, Route, RouteKind,
     RoutesFrom, ServiceType,
 };
-pub use labels::{Labels, Operator, Requirement, Selection, Selector};
+pub use labels::{Labels, Operator, Requirement, Selection, Selector, UnknownLabels};
 pub use net::{Family, IpBlock, family_of};
 pub use policy::{
     Action, AdminKind, AdminPeer, AdminPolicy, AdminPort, AdminRule, Direction, DomainPattern,

@@ -83,11 +83,13 @@ impl Default for Settings {
     }
 }
 
-/// The two bundles in which the CRDs of policy.networking.k8s.io are released.
+/// The bundles in which the CRDs of policy.networking.k8s.io are released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Channel {
     /// Without experimental fields: an API server drops them.
     Standard,
     /// With every field.
     Experimental,
+    /// Nobody knows which: what either takes is taken.
+    Either,
 }

@@ -10,12 +10,13 @@ mod classes;
 mod decide;
 mod grid;
 mod index;
+mod matching;
 mod party;
 
 use std::fmt;
 
 use crate::{
-    diagnostic::{Diagnostic, Location, Severity},
+    diagnostic::{Diagnostic, Location},
     model::{Direction, PolicyKind, PolicyRef, Tier},
     portmap::{PortMap, PortSet},
     snapshot::Snapshot,
@@ -45,8 +46,20 @@ pub enum Fact {
     PeerAddress,
     /// The name, labels or addresses of the peer, which is a node.
     PeerNode,
+    /// The labels of the peer or of its namespace.
+    PeerLabels,
+    /// The container ports of the peer.
+    PeerPorts,
+    /// Whether the peer is a pod to policies.
+    PeerStanding,
     /// The node of the subject or of the peer.
     SubjectNode,
+    /// The labels of the subject or of its namespace.
+    SubjectLabels,
+    /// The container ports of the subject.
+    SubjectPorts,
+    /// Whether the subject is a pod to policies.
+    SubjectStanding,
     /// What a policy says that cannot be read; an index into [`Evaluator::doubts`].
     Doubt(u32),
 }
@@ -111,7 +124,7 @@ impl Doubt {
     fn of_errors(diagnostics: &[Diagnostic], default_namespace: &str) -> Vec<Self> {
         diagnostics
             .iter()
-            .filter(|diagnostic| diagnostic.severity == Severity::Error)
+            .filter(|diagnostic| diagnostic.is_doubt())
             .filter_map(|diagnostic| {
                 let object = diagnostic.object.as_ref()?;
                 let kind = match &*object.kind {
@@ -335,7 +348,13 @@ impl<'a> Evaluator<'a> {
         match fact {
             Fact::PeerAddress => format!("the address of {peer}"),
             Fact::PeerNode => format!("name, labels and addresses of the node of {peer}"),
+            Fact::PeerLabels => self.unknown_labels_of(peer),
+            Fact::PeerPorts => format!("the container ports of {peer}"),
+            Fact::PeerStanding => standing_of(peer),
             Fact::SubjectNode => format!("the node of {subject}"),
+            Fact::SubjectLabels => self.unknown_labels_of(subject),
+            Fact::SubjectPorts => format!("the container ports of {subject}"),
+            Fact::SubjectStanding => standing_of(subject),
             Fact::Doubt(index) => match self.doubts().get(index as usize) {
                 None => "a policy that cannot be read".to_owned(),
                 Some(doubt) => match &doubt.at {
@@ -346,6 +365,31 @@ impl<'a> Evaluator<'a> {
         }
     }
 
+    /// Which labels are missing of an end or its namespace, in words.
+    fn unknown_labels_of(&self, party: &Party) -> String {
+        let mut words = Vec::new();
+        if let Some(unknown) = &party.unknown.labels {
+            let keys = unknown.keys().map(|keys| {
+                let used = keys.iter().filter(|key| self.label_keys.contains(*key));
+                used.map(|key| format!("`{key}`")).collect::<Vec<_>>()
+            });
+            words.push(match keys.as_deref() {
+                None => format!("the labels of {party}"),
+                Some([key]) => format!("the value of label {key} of {party}"),
+                Some(keys) => format!("the values of labels {} of {party}", keys.join(", ")),
+            });
+        }
+        if let (true, Some(pod)) = (party.unknown.namespace, party.pod()) {
+            words.push(format!("the labels of namespace {}", pod.key.namespace));
+        }
+        words.join(" and ")
+    }
+
+    /// What is assumed of the cluster network.
+    pub fn assumptions(&self) -> Assumptions {
+        self.assumptions
+    }
+
     /// The snapshot that is evaluated.
     pub fn snapshot(&self) -> &'a Snapshot {
         self.snapshot
@@ -354,6 +398,10 @@ impl<'a> Evaluator<'a> {
     fn rule_ref(&self, rule: RuleId) -> RuleRef {
         self.rule(rule).reference.clone()
     }
+}
+
+fn standing_of(party: &Party) -> String {
+    format!("whether {party} is on the host network or has finished")
 }
 
 impl fmt::Display for Party {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The immutable input of a compilation: a cluster and its policies.
 
+mod gaps;
 mod pods;
 
 use std::{
@@ -12,7 +13,7 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-pub use self::pods::Pods;
+pub use self::{gaps::Gaps, pods::Pods};
 use crate::{
     model::{
         AdminKind, AdminPolicy, DomainPattern, Labels, Namespace, NetworkPolicy, Node, Pod, Service,
@@ -43,6 +44,8 @@ pub struct Snapshot {
     pub domains: Option<BTreeMap<Arc<str>, BTreeSet<IpAddr>>>,
     /// Decisions the API leaves to the cluster's operator.
     pub options: Options,
+    /// What is not known of the objects.
+    pub gaps: Gaps,
 }
 
 /// Decisions the API leaves to the cluster's operator.

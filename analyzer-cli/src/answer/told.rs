@@ -40,10 +40,20 @@ impl Told {
             assumptions: Vec::new(),
         };
         if leaning.blocks_match_pods && otherwise() != *outcomes {
-            told.assumptions.push("ipblock-matches-pods");
+            told.assumptions
+                .push(if evaluator.assumptions().blocks_match_pods {
+                    "ipblock-matches-pods"
+                } else {
+                    "ipblock-matches-pods=no"
+                });
         }
         if leaning.local_node_egress {
-            told.assumptions.push("local-node-egress");
+            told.assumptions
+                .push(if evaluator.snapshot().options.local_node_egress {
+                    "local-node-egress=allow"
+                } else {
+                    "local-node-egress"
+                });
         }
         for (part, outcome) in grouped(outcomes, asked) {
             let decision = evaluator.decision(direction, subject, outcome);
@@ -66,7 +76,15 @@ impl Told {
         let mut facts = self.unknown.iter().flat_map(|(_, facts)| facts);
         facts.all(|fact| match fact {
             Fact::Doubt(_) => true,
-            Fact::PeerAddress | Fact::PeerNode | Fact::SubjectNode => false,
+            Fact::PeerAddress
+            | Fact::PeerNode
+            | Fact::PeerLabels
+            | Fact::PeerPorts
+            | Fact::PeerStanding
+            | Fact::SubjectNode
+            | Fact::SubjectLabels
+            | Fact::SubjectPorts
+            | Fact::SubjectStanding => false,
         })
     }
 

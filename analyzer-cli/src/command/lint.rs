@@ -57,8 +57,9 @@ pub fn run(io: &Io<'_>, args: &LintArgs) -> anyhow::Result<ExitStatus> {
         Format::Github => io.answer(&github::annotations(&findings))?,
         Format::Text | Format::Wide => {
             let mut text = String::new();
+            let to_file = io.output.out.is_some();
             for finding in &findings {
-                text.push_str(&diagnostics::one(finding, &world));
+                text.push_str(&diagnostics::in_answer(finding, &world, to_file));
                 text.push('\n');
             }
             text.push_str(&summary(&findings));

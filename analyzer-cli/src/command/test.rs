@@ -6,12 +6,16 @@ mod future;
 mod output;
 mod spec;
 
-use std::{collections::BTreeSet, fs};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    sync::Arc,
+};
 
 use clap::ValueEnum;
 use policy_compiler::{
     Snapshot,
-    model::{Pod, PortRange, Protocol},
+    model::{Operator, Pod, PodKey, PortRange, Protocol, Requirement, Selector},
     partial::Evaluator,
     portmap::PortSet,
     verdict::Endpoint,
@@ -107,6 +111,10 @@ fn judge(world: &World, test: &Test) -> anyhow::Result<Outcome> {
         return Ok(future::judge(world, for_all, &test.asked()?));
     }
     let snapshot = &world.loaded.snapshot;
+    if let Some(pod) = perhaps_meant(snapshot, test) {
+        let why = format!("whether the test is about {pod} depends on labels that are not known");
+        return Ok(Outcome::Unknown(Counterexample::about_all(&why)));
+    }
     let evaluator = world.evaluator();
     let everybody = || {
         let live = snapshot
@@ -197,6 +205,11 @@ fn judge(world: &World, test: &Test) -> anyhow::Result<Outcome> {
             }
         }
     }
+    if pairs == 0 {
+        let name = plain::line(&test.name);
+        let message = format!("test `{name}` is about nothing: every pair is listed or one pod");
+        return Err(UsageError::new(message).into());
+    }
     Ok(match doubt {
         Some(doubt) => Outcome::Unknown(doubt),
         None => Outcome::Pass(pairs),
@@ -264,26 +277,63 @@ fn members(world: &World, end: &End) -> anyhow::Result<Vec<Group>> {
                 .values()
                 .filter(|pod| !pod.phase.is_finished());
             Ok(live
-                .filter(|pod| selects(snapshot, selected, pod))
+                .filter(|pod| selects(snapshot, selected, pod) == Some(true))
                 .map(|pod| group(&Endpoint::Pod(pod.key.clone())))
                 .collect())
         }
     }
 }
 
-fn selects(snapshot: &Snapshot, selected: &Selected, pod: &Pod) -> bool {
-    let namespace = snapshot.namespaces.get(&pod.key.namespace);
-    selected
-        .namespace
-        .as_deref()
-        .is_none_or(|name| *name == *pod.key.namespace)
-        && selected
-            .labels
-            .iter()
-            .all(|(key, value)| pod.labels.get(key) == Some(value))
-        && selected.namespace_labels.iter().all(|(key, value)| {
-            namespace.is_some_and(|namespace| namespace.labels.get(key) == Some(value))
-        })
+/// A live pod of which labels that are not known decide whether some end of the test means it.
+fn perhaps_meant<'s>(snapshot: &'s Snapshot, test: &Test) -> Option<&'s PodKey> {
+    let lists = [&test.only_from, &test.only_to];
+    let listed = lists.into_iter().flatten().flatten();
+    let ends = test.from.iter().chain(&test.to).chain(listed);
+    let selections = ends.filter_map(|end| match end {
+        End::Selected(selected) => Some(selected),
+        End::Target(_) => None,
+    });
+    let mut live = snapshot
+        .pods
+        .values()
+        .filter(|pod| !pod.phase.is_finished());
+    let selections: Vec<&Selected> = selections.collect();
+    let is_open = |pod: &&Arc<Pod>| {
+        let mut selections = selections.iter();
+        selections.any(|selected| selects(snapshot, selected, pod).is_none())
+    };
+    live.find(is_open).map(|pod| &pod.key)
+}
+
+/// Whether a pod is selected; `None` if labels that are not known decide.
+fn selects(snapshot: &Snapshot, selected: &Selected, pod: &Pod) -> Option<bool> {
+    let name = selected.namespace.as_deref();
+    let namespace = snapshot
+        .namespaces
+        .get(&pod.key.namespace)
+        .filter(|namespace| name.is_none_or(|name| *name == *namespace.name));
+    let Some(namespace) = namespace else {
+        return Some(false);
+    };
+    let both = [
+        snapshot.pod_matches(&with_labels(&selected.labels), pod),
+        snapshot.namespace_matches(&with_labels(&selected.namespace_labels), namespace),
+    ];
+    if both.contains(&Some(false)) {
+        Some(false)
+    } else {
+        both.iter().all(Option::is_some).then_some(true)
+    }
+}
+
+/// What selects by these labels and no others.
+fn with_labels(labels: &BTreeMap<String, String>) -> Selector {
+    let requirements = labels.iter().map(|(key, value)| Requirement {
+        key: key.as_str().into(),
+        operator: Operator::In,
+        values: vec![value.as_str().into()],
+    });
+    Selector::new(requirements.collect())
 }
 
 fn group(endpoint: &Endpoint) -> Group {

@@ -68,9 +68,14 @@ pub fn read(paths: &[String], mut stdin: impl Read) -> anyhow::Result<Vec<Source
         if !seen.insert(file.clone()) {
             continue;
         }
-        let bytes = fs::read(&file).with_context(|| format!("cannot read `{}`", file.display()))?;
+        let name = file.display().to_string();
+        let bytes = if is_special(&file) && !paths.contains(&name) {
+            Vec::new()
+        } else {
+            fs::read(&file).with_context(|| format!("cannot read `{name}`"))?
+        };
         sources.push(Source {
-            name: file.display().to_string(),
+            name,
             text: decode(&bytes),
         });
     }
@@ -78,7 +83,7 @@ pub fn read(paths: &[String], mut stdin: impl Read) -> anyhow::Result<Vec<Source
 }
 
 /// Adds the files that `path` stands for. `above` are the folders on the way to it, so that a link back
-/// to one of them ends there; what is neither folder nor file, such as a pipe, is read only if `named`.
+/// to one of them ends there.
 fn walk(
     path: &Path,
     named: bool,
@@ -86,7 +91,7 @@ fn walk(
     files: &mut Vec<PathBuf>,
 ) -> anyhow::Result<()> {
     if !path.is_dir() {
-        if named || path.is_file() && is_manifest(path) {
+        if named || is_manifest(path) {
             files.push(path.to_owned());
         }
         return Ok(());
@@ -150,6 +155,12 @@ fn is_round_about(found: &Path) -> bool {
         }
     }
     false
+}
+
+/// Whether it is neither folder nor file, such as a pipe, whose end may never come: only what is named
+/// itself is read.
+fn is_special(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|it| !it.is_file() && !it.is_dir())
 }
 
 fn is_manifest(path: &Path) -> bool {

@@ -66,8 +66,17 @@ pub fn note(message: &str) {
     print(&format!("{message}\n"));
 }
 
-/// One problem with its excerpt.
+/// One problem with its excerpt, for standard error.
 pub fn one(diagnostic: &Diagnostic, world: &World) -> String {
+    spell(diagnostic, world, colour(&std::io::stderr()))
+}
+
+/// One problem with its excerpt, for an answer, which goes to standard output unless it goes to a file.
+pub fn in_answer(diagnostic: &Diagnostic, world: &World, to_file: bool) -> String {
+    spell(diagnostic, world, !to_file && colour(&std::io::stdout()))
+}
+
+fn spell(diagnostic: &Diagnostic, world: &World, colour: bool) -> String {
     let level = match diagnostic.severity {
         Severity::Error => Level::ERROR,
         Severity::Warning => Level::WARNING,
@@ -132,7 +141,7 @@ pub fn one(diagnostic: &Diagnostic, world: &World) -> String {
         },
     };
     let report = [group.elements(help)];
-    let renderer = if colour() {
+    let renderer = if colour {
         Renderer::styled()
     } else {
         Renderer::plain()
@@ -157,10 +166,8 @@ fn clip(line: &str, start: usize) -> (String, usize) {
     )
 }
 
-fn colour() -> bool {
-    use std::io::IsTerminal;
-    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-        && std::io::stderr().is_terminal()
+fn colour(stream: &impl std::io::IsTerminal) -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && stream.is_terminal()
 }
 
 fn print(text: &str) {

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use super::{Analysis, Audience, Reach, because, join};
 use crate::{
     model::{
-        AdminPolicy, Family, Labels, NetworkPolicy, NetworkRule, PodKey, Selection, Subject,
+        AdminPolicy, Family, Labels, NetworkPolicy, NetworkRule, Pod, PodKey, Selection, Subject,
         family_of,
     },
     partial::{Evaluator, Fact, Outcome, Party},
@@ -95,9 +95,9 @@ impl Analysis<'_> {
     fn concerned(&self, replicas: &[PodKey]) -> BTreeMap<(Arc<str>, Arc<str>), Arc<NetworkPolicy>> {
         let snapshot = self.evaluator.snapshot();
         let pods = replicas.iter().filter_map(|key| snapshot.pods.get(key));
-        let mut looks: Vec<(&Arc<str>, &Labels)> =
-            pods.map(|pod| (&pod.key.namespace, &pod.labels)).collect();
-        looks.dedup();
+        let mut looks: Vec<&Arc<Pod>> = pods.collect();
+        let unknown = |pod: &Pod| snapshot.gaps.labels.get(&pod.key);
+        looks.dedup_by_key(|pod| (&pod.key.namespace, &pod.labels, unknown(pod)));
         let doubts = self.evaluator.doubts();
         let concerned = snapshot.network_policies.iter().filter(|(_, policy)| {
             let mut looks = looks.iter();
@@ -105,8 +105,9 @@ impl Analysis<'_> {
                 || doubts
                     .iter()
                     .any(|doubt| doubt.policy == policy.policy_ref())
-                || looks.any(|(namespace, labels)| {
-                    **namespace == policy.namespace && policy.pod_selector.matches(labels)
+                || looks.any(|pod| {
+                    pod.key.namespace == policy.namespace
+                        && snapshot.pod_selected(policy, pod) != Some(false)
                 })
         });
         let concerned = concerned.map(|(key, policy)| (key.clone(), policy.clone()));
@@ -157,7 +158,8 @@ fn telling_apart(snapshot: &Snapshot, replicas: &[PodKey]) -> Snapshot {
     let none: Vec<NetworkRule> = Vec::new();
     for policy in snapshot.network_policies.values() {
         let is_own = pods.iter().any(|pod| {
-            pod.key.namespace == policy.namespace && policy.pod_selector.matches(&pod.labels)
+            pod.key.namespace == policy.namespace
+                && snapshot.pod_selected(policy, pod) != Some(false)
         });
         telling.insert_network_policy(NetworkPolicy {
             pod_selector: if policy.egress.is_some() {
@@ -171,14 +173,9 @@ fn telling_apart(snapshot: &Snapshot, replicas: &[PodKey]) -> Snapshot {
         });
     }
     for policy in snapshot.admin_policies.values() {
-        let is_own = pods.iter().any(|pod| {
-            let namespace = snapshot.namespaces.get(&pod.key.namespace);
-            match (&policy.subject, namespace) {
-                (Subject::Pods { namespaces, pods }, Some(namespace)) => {
-                    namespaces.matches(&namespace.labels) && pods.matches(&pod.labels)
-                }
-                (Subject::Nothing | Subject::Pods { .. }, _) => false,
-            }
+        let is_own = pods.iter().any(|pod| match &policy.subject {
+            Subject::Pods { namespaces, pods } => snapshot.may_match(namespaces, pods, pod),
+            Subject::Nothing => false,
         });
         telling.insert_admin_policy(AdminPolicy {
             subject: if policy.egress.is_empty() {

@@ -22,7 +22,7 @@ pub(super) const LINT: Lint = Lint {
 
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     for direction in Direction::BOTH {
-        let isolated = context.isolated(direction);
+        let isolated = context.surely_isolated(direction);
         for policy in context.tier(Tier::Baseline) {
             let subjects = context.subjects(policy);
             let reached = subjects.iter().any(|pod| !isolated.contains(&pod.key));

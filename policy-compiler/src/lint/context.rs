@@ -96,30 +96,29 @@ impl<'a> Context<'a> {
         self.pods.get(namespace).map_or(&[], Vec::as_slice)
     }
 
-    /// The pods that a NetworkPolicy applies to.
+    /// The pods that a NetworkPolicy applies to, as far as their labels are known.
     pub(super) fn selected(&self, policy: &NetworkPolicy) -> Vec<&Arc<Pod>> {
         let pods = self.pods_in(&policy.namespace).iter();
-        pods.filter(|pod| pod.is_policed() && policy.pod_selector.matches(&pod.labels))
-            .collect()
+        let may = |pod: &&Arc<Pod>| self.snapshot.pod_selected(policy, pod) != Some(false);
+        pods.filter(|pod| pod.is_policed()).filter(may).collect()
     }
 
-    /// Live pods by the labels of their namespace and their own.
+    /// Live pods by the labels of their namespace and their own, as far as these are known.
     pub(super) fn matching<'c>(
         &'c self,
         namespaces: &'c Selector,
         pods: &'c Selector,
     ) -> impl Iterator<Item = &'c Arc<Pod>> {
+        let snapshot = self.snapshot;
         let of = self.pods.iter().filter(|(name, _)| {
-            self.snapshot
-                .namespaces
-                .get(*name)
-                .is_some_and(|namespace| namespaces.matches(&namespace.labels))
+            let namespace = snapshot.namespaces.get(*name);
+            namespace.is_some_and(|it| snapshot.namespace_matches(namespaces, it) != Some(false))
         });
         of.flat_map(|(_, pods)| pods)
-            .filter(|pod| pods.matches(&pod.labels))
+            .filter(|pod| snapshot.pod_matches(pods, pod) != Some(false))
     }
 
-    /// The pods that a cluster-scoped policy applies to.
+    /// The pods that a cluster-scoped policy applies to, as far as labels are known.
     pub(super) fn subjects<'c>(&'c self, policy: &'c AdminPolicy) -> Vec<&'c Arc<Pod>> {
         match &policy.subject {
             Subject::Nothing => Vec::new(),
@@ -150,12 +149,31 @@ impl<'a> Context<'a> {
         namespaces
     }
 
-    /// The pods that some NetworkPolicy isolates in a direction, not counting those that are audited.
+    /// The pods that some NetworkPolicy isolates in a direction as far as their labels are known, not
+    /// counting those that are audited.
     pub(super) fn isolated(&self, direction: Direction) -> BTreeSet<&PodKey> {
+        self.isolated_if(direction, |_, _| true)
+    }
+
+    /// Those of [`Context::isolated`] that are, whatever is not known.
+    pub(super) fn surely_isolated(&self, direction: Direction) -> BTreeSet<&PodKey> {
+        let surely = |policy: &NetworkPolicy, pod: &Pod| {
+            self.snapshot.pod_selected(policy, pod) == Some(true)
+        };
+        self.isolated_if(direction, surely)
+    }
+
+    fn isolated_if(
+        &self,
+        direction: Direction,
+        counts: impl Fn(&NetworkPolicy, &Pod) -> bool,
+    ) -> BTreeSet<&PodKey> {
         let mut isolated = BTreeSet::new();
         for policy in self.snapshot.network_policies.values() {
             if !policy.audited && policy.rules(direction).is_some() {
-                isolated.extend(self.selected(policy).into_iter().map(|pod| &pod.key));
+                let selected = self.selected(policy).into_iter();
+                let counted = selected.filter(|pod| counts(policy, pod));
+                isolated.extend(counted.map(|pod| &pod.key));
             }
         }
         isolated

@@ -201,7 +201,7 @@ pub(super) const LINTS: &[Lint] = &[
         severity: Severity::Warning,
         what: "Reports named ports toward networks, nodes or domain names.",
         why: "A name is only resolved on a pod, so the rule never matches an address.",
-        example: "to: [{networks: [10.0.0.0/8]}]\nports: [{namedPort: web}]",
+        example: "to: [{networks: [10.0.0.0/8]}]\nprotocols: [{destinationNamedPort: web}]",
         instead: "The number.",
     },
     Lint {

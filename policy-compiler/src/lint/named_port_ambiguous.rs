@@ -49,7 +49,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     }
 }
 
-/// The pods that a rule admits connections to.
+/// The pods that a rule admits connections to, as far as labels are known.
 pub(super) fn destinations<'c>(
     context: &'c Context<'_>,
     policy: &'c NetworkPolicy,
@@ -67,7 +67,7 @@ pub(super) fn destinations<'c>(
                     pods,
                 } => {
                     let own = context.pods_in(&policy.namespace).iter();
-                    own.filter(|pod| pods.matches(&pod.labels))
+                    own.filter(|pod| context.snapshot.pod_matches(pods, pod) != Some(false))
                         .collect::<Vec<_>>()
                 }
                 NetworkPeer::Pods {

@@ -32,7 +32,10 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
                 let named = |pod: &&std::sync::Arc<crate::model::Pod>| {
                     pod.ports_named(name).any(|(of, _)| of == *protocol)
                 };
-                if pods.is_empty() || pods.iter().any(named) {
+                let may_have_more = |pod: &&std::sync::Arc<crate::model::Pod>| {
+                    context.snapshot.gaps.ports.contains(&pod.key)
+                };
+                if pods.is_empty() || pods.iter().any(named) || pods.iter().any(may_have_more) {
                     continue;
                 }
                 let known: std::collections::BTreeSet<&str> = pods

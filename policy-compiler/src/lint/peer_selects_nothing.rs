@@ -33,7 +33,10 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
                 };
                 let own = || context.pods_in(&policy.namespace).iter();
                 let found = match namespaces {
-                    None => own().any(|pod| pod.is_policed() && pods.matches(&pod.labels)),
+                    None => own().any(|pod| {
+                        let matches = context.snapshot.pod_matches(pods, pod);
+                        pod.is_policed() && matches != Some(false)
+                    }),
                     Some(namespaces) => context
                         .matching(namespaces, pods)
                         .any(|pod| pod.is_policed()),

@@ -9,14 +9,18 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    Document, Fate, LedgerEntry, backends, document, document::UNREADABLE, kind::Kind, pods,
-    pods::WorkloadId,
+    Document, Fate, LedgerEntry, backends, document,
+    document::UNREADABLE,
+    kind::Kind,
+    pods::{self, Made, WorkloadId},
+    refused,
 };
 use crate::{
     Snapshot,
     diagnostic::{Diagnostic, Location, ObjectRef, Severity, with_article},
-    model::{Entrances, Pod, PodKey},
+    model::{Entrances, Pod, PodKey, UnknownLabels},
     parse::{self, EndpointSlice, Parsed, Settings, Workload, WorkloadKind, attach_endpoints},
+    snapshot::Gaps,
 };
 
 /// A cluster read from documents.
@@ -39,6 +43,9 @@ pub struct Loaded {
     pub ignored: Vec<Document>,
     /// The documents of the cluster-scoped policies of the snapshot.
     pub cluster_policies: Vec<Document>,
+    /// What documents leave open of the snapshot's objects that no API server would take. The snapshot's
+    /// own gaps are those that correct documents leave, too.
+    pub refused: Gaps,
 }
 
 /// A workload and its pods.
@@ -410,10 +417,7 @@ impl Assembly<'_> {
 
     fn take<T>(&mut self, parsed: Parsed<T>, keep: impl FnOnce(&mut Self, T)) -> Fate {
         let used = parsed.object.is_some();
-        let errors = parsed
-            .diagnostics
-            .iter()
-            .any(|diagnostic| diagnostic.severity == Severity::Error);
+        let errors = parsed.diagnostics.iter().any(Diagnostic::is_doubt);
         self.loaded.diagnostics.extend(parsed.diagnostics);
         if let Some(object) = parsed.object {
             keep(self, object);
@@ -445,6 +449,7 @@ impl Assembly<'_> {
         for workload in pods::resolve_templates(&mut workloads) {
             self.unknown_template(&workload);
         }
+        let mut made: BTreeMap<WorkloadId, Vec<PodKey>> = BTreeMap::new();
         for (id, workload) in &workloads {
             let mut pods = by_workload.remove(id).unwrap_or_default();
             if pods.is_empty() && !is_made_by_another(workload, &workloads) {
@@ -453,10 +458,15 @@ impl Assembly<'_> {
                 {
                     self.many_replicas(workload);
                 }
-                for pod in pods::of(workload, &self.loaded.snapshot.nodes) {
-                    if !self.loaded.snapshot.pods.contains_key(&pod.key) {
+                for Made { pod, unknown } in pods::of(workload, &self.loaded.snapshot.nodes) {
+                    let snapshot = &mut self.loaded.snapshot;
+                    if !snapshot.pods.contains_key(&pod.key) {
                         pods.insert(pod.key.clone());
-                        self.loaded.snapshot.insert_pod(pod);
+                        made.entry(id.clone()).or_default().push(pod.key.clone());
+                        if unknown != UnknownLabels::default() {
+                            snapshot.gaps.lose_labels(pod.key.clone(), &unknown);
+                        }
+                        snapshot.insert_pod(pod);
                     }
                 }
             }
@@ -466,6 +476,7 @@ impl Assembly<'_> {
             };
             self.loaded.workloads.insert(id.clone(), entry);
         }
+        self.loaded.refused = refused::gaps(&self.loaded.diagnostics, &made);
         self.attach_backends();
         self.undeclared_namespaces();
         self.loaded

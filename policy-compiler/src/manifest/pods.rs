@@ -6,22 +6,29 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde_json::Value;
 
 use crate::{
-    model::{Labels, Node, Phase, Pod, PodKey},
+    model::{Labels, Node, Phase, Pod, PodKey, UnknownLabels},
     parse::{Template, Workload, WorkloadKind},
 };
 
 /// Pods of one StatefulSet that are made at most; they differ in nothing but their number.
 pub(super) const MOST_ORDINALS: u32 = 1_000;
 
-/// The value of labels that only the controller knows, a hash or a uid.
-const UNKNOWN: &str = "unknown";
+/// What stands for the value of a label that only the controller knows, a hash or a uid.
+const PLACEHOLDER: &str = "unknown";
+
+/// A pod that a controller would make.
+pub(super) struct Made {
+    pub(super) pod: Pod,
+    /// The labels whose values only the controller knows.
+    pub(super) unknown: UnknownLabels,
+}
 
 /// The pods of `workload`, none if it has no replicas.
 ///
 /// Replicas that no policy can tell apart are one pod, called `deployment/web`, which no real pod can
 /// be. Pods of a StatefulSet have names and labels of their own and are all made; a DaemonSet has one pod
 /// for every known node that its node selector selects, or one if no node is known.
-pub(super) fn of(workload: &Workload, nodes: &BTreeMap<Arc<str>, Arc<Node>>) -> Vec<Pod> {
+pub(super) fn of(workload: &Workload, nodes: &BTreeMap<Arc<str>, Arc<Node>>) -> Vec<Made> {
     if workload.replicas == 0 {
         return Vec::new();
     }
@@ -37,9 +44,9 @@ pub(super) fn of(workload: &Workload, nodes: &BTreeMap<Arc<str>, Arc<Node>>) -> 
                 let ordinal = workload.first_ordinal.saturating_add(offset);
                 let name = format!("{}-{ordinal}", workload.name);
                 let labels = [
-                    ("apps.kubernetes.io/pod-index", ordinal.to_string()),
-                    ("controller-revision-hash", UNKNOWN.to_owned()),
-                    ("statefulset.kubernetes.io/pod-name", name.clone()),
+                    ("apps.kubernetes.io/pod-index", Some(ordinal.to_string())),
+                    ("controller-revision-hash", None),
+                    ("statefulset.kubernetes.io/pod-name", Some(name.clone())),
                 ];
                 pod(workload, &name, template.node.clone(), labels)
             })
@@ -47,8 +54,8 @@ pub(super) fn of(workload: &Workload, nodes: &BTreeMap<Arc<str>, Arc<Node>>) -> 
         WorkloadKind::DaemonSet => {
             let labels = || {
                 [
-                    ("controller-revision-hash", UNKNOWN.to_owned()),
-                    ("pod-template-generation", "1".to_owned()),
+                    ("controller-revision-hash", None),
+                    ("pod-template-generation", None),
                 ]
             };
             if nodes.is_empty() {
@@ -64,30 +71,27 @@ pub(super) fn of(workload: &Workload, nodes: &BTreeMap<Arc<str>, Arc<Node>>) -> 
                 .collect()
         }
         WorkloadKind::Deployment => {
-            let labels = [("pod-template-hash", UNKNOWN.to_owned())];
+            let labels = [("pod-template-hash", None)];
             vec![pod(workload, &collective, template.node.clone(), labels)]
         }
         WorkloadKind::DeploymentConfig => {
             let labels = [
-                ("deployment", UNKNOWN.to_owned()),
-                ("deploymentconfig", workload.name.to_string()),
+                ("deployment", None),
+                ("deploymentconfig", Some(workload.name.to_string())),
             ];
             vec![pod(workload, &collective, template.node.clone(), labels)]
         }
         WorkloadKind::Rollout => {
-            let labels = [("rollouts-pod-template-hash", UNKNOWN.to_owned())];
+            let labels = [("rollouts-pod-template-hash", None)];
             vec![pod(workload, &collective, template.node.clone(), labels)]
         }
         WorkloadKind::Job | WorkloadKind::CronJob => {
-            let job = if workload.kind == WorkloadKind::Job {
-                workload.name.to_string()
-            } else {
-                UNKNOWN.to_owned()
-            };
+            let is_job = workload.kind == WorkloadKind::Job;
+            let job = is_job.then(|| workload.name.to_string());
             let labels = [
-                ("batch.kubernetes.io/controller-uid", UNKNOWN.to_owned()),
+                ("batch.kubernetes.io/controller-uid", None),
                 ("batch.kubernetes.io/job-name", job.clone()),
-                ("controller-uid", UNKNOWN.to_owned()),
+                ("controller-uid", None),
                 ("job-name", job),
             ];
             vec![pod(workload, &collective, template.node.clone(), labels)]
@@ -104,19 +108,26 @@ fn runs_on(template: &Template, node: &Node) -> bool {
     named && wanted.all(|(key, value)| node.labels.get(key) == Some(&**value))
 }
 
+/// A pod with the labels that its controller adds, of which `None` is a value that only that knows.
 fn pod<const N: usize>(
     workload: &Workload,
     name: &str,
     node: Option<Arc<str>>,
-    added: [(&str, String); N],
-) -> Pod {
+    added: [(&str, Option<String>); N],
+) -> Made {
     let mut labels: Labels = workload.template.labels.clone();
+    let mut unknown: Vec<Arc<str>> = Vec::new();
     for (key, value) in added {
-        if labels.get(key).is_none() {
-            labels.insert(key.into(), value.into());
+        if labels.get(key).is_some() {
+            continue;
         }
+        let key: Arc<str> = key.into();
+        if value.is_none() {
+            unknown.push(key.clone());
+        }
+        labels.insert(key, value.as_deref().unwrap_or(PLACEHOLDER).into());
     }
-    Pod {
+    let pod = Pod {
         key: PodKey::new(&workload.namespace, name),
         uid: "".into(),
         labels,
@@ -128,6 +139,10 @@ fn pod<const N: usize>(
         created: None,
         owner: Some((workload.kind.name().into(), workload.name.clone())),
         at: workload.at.clone(),
+    };
+    Made {
+        pod,
+        unknown: UnknownLabels::values(unknown),
     }
 }
 

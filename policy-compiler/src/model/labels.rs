@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Labels and label selectors with the semantics of apimachinery.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -80,6 +83,19 @@ impl Selector {
 }
 
 impl Selector {
+    /// Whether every requirement holds for `labels` of which some are `unknown`; `None` if those decide.
+    pub fn matches_partly(&self, labels: &Labels, unknown: &UnknownLabels) -> Option<bool> {
+        let mut holds = Some(true);
+        for requirement in &self.requirements {
+            match requirement.matches_partly(labels, unknown) {
+                Some(true) => {}
+                Some(false) => return Some(false),
+                None => holds = None,
+            }
+        }
+        holds
+    }
+
     /// Whether there are labels that both selectors match.
     pub fn meets(&self, other: &Self) -> bool {
         let both = || self.requirements.iter().chain(&other.requirements);
@@ -97,6 +113,49 @@ impl Selector {
             let fits = |labels: &Labels| same().all(|requirement| requirement.matches(labels));
             fits(&absent) || candidates.any(|labels| fits(&labels))
         })
+    }
+}
+
+/// Which labels of an object are not known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnknownLabels {
+    /// Sorted keys of labels that are there, with any value.
+    values: Arc<[Arc<str>]>,
+    /// There may be any labels besides those that the object is known to have.
+    others: bool,
+}
+
+impl UnknownLabels {
+    /// The values of labels with these keys, which are there.
+    pub fn values(keys: impl IntoIterator<Item = Arc<str>>) -> Self {
+        let keys: BTreeSet<Arc<str>> = keys.into_iter().collect();
+        Self {
+            values: keys.into_iter().collect(),
+            others: false,
+        }
+    }
+
+    /// Any labels besides those that the object is known to have.
+    pub fn others() -> Self {
+        Self {
+            others: true,
+            ..Self::default()
+        }
+    }
+
+    /// What is not known if neither is.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        let values = self.values.iter().chain(other.values.iter()).cloned();
+        Self {
+            others: self.others || other.others,
+            ..Self::values(values)
+        }
+    }
+
+    /// The keys of labels whose values are all that is not known; `None` if there may be other labels.
+    pub fn keys(&self) -> Option<&[Arc<str>]> {
+        (!self.others).then_some(&self.values)
     }
 }
 
@@ -123,6 +182,19 @@ impl Requirement {
             Operator::Exists => value.is_some(),
             Operator::DoesNotExist => value.is_none(),
         }
+    }
+
+    /// Whether the requirement holds for `labels` of which some are `unknown`; `None` if those decide.
+    pub fn matches_partly(&self, labels: &Labels, unknown: &UnknownLabels) -> Option<bool> {
+        if unknown.values.binary_search(&self.key).is_ok() {
+            return match self.operator {
+                Operator::In | Operator::NotIn => None,
+                Operator::Exists => Some(true),
+                Operator::DoesNotExist => Some(false),
+            };
+        }
+        let is_known = !unknown.others || labels.get(&self.key).is_some();
+        is_known.then(|| self.matches(labels))
     }
 }
 
@@ -156,6 +228,14 @@ impl Selection {
             Self::Nothing => false,
         }
     }
+
+    /// Whether `labels` of which some are `unknown` are selected; `None` if those decide.
+    pub fn matches_partly(&self, labels: &Labels, unknown: &UnknownLabels) -> Option<bool> {
+        match self {
+            Self::Matching(selector) => selector.matches_partly(labels, unknown),
+            Self::Nothing => Some(false),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -175,6 +255,38 @@ mod tests {
     fn check(a: &[(&str, Operator, &[&str])], b: &[(&str, Operator, &[&str])], meet: bool) {
         assert_eq!(selector(a).meets(&selector(b)), meet);
         assert_eq!(selector(b).meets(&selector(a)), meet);
+    }
+
+    #[test]
+    fn labels_that_are_not_known_decide_only_what_is_about_them() {
+        use Operator::{DoesNotExist, Exists, In, NotIn};
+        let labels: Labels = [("app", "web"), ("hash", "placeholder")]
+            .into_iter()
+            .collect();
+        let hash = UnknownLabels::values(["hash".into()]);
+        let others = UnknownLabels::others();
+        let check = |unknown: &UnknownLabels, term: (&str, Operator, &[&str]), expected| {
+            let found = selector(&[term]).matches_partly(&labels, unknown);
+            assert_eq!(found, expected, "{unknown:?} {term:?}");
+        };
+        check(&hash, ("hash", In, &["placeholder"]), None);
+        check(&hash, ("hash", NotIn, &["placeholder"]), None);
+        check(&hash, ("hash", Exists, &[]), Some(true));
+        check(&hash, ("hash", DoesNotExist, &[]), Some(false));
+        check(&hash, ("app", In, &["web"]), Some(true));
+        check(&hash, ("tier", Exists, &[]), Some(false));
+        check(&others, ("app", In, &["web"]), Some(true));
+        check(&others, ("app", NotIn, &["web"]), Some(false));
+        check(&others, ("tier", Exists, &[]), None);
+        check(&others, ("tier", NotIn, &["db"]), None);
+        let both = hash.and(&others);
+        check(&both, ("hash", In, &["placeholder"]), None);
+        check(&both, ("app", In, &["web"]), Some(true));
+        check(&both, ("tier", Exists, &[]), None);
+        let never = selector(&[("hash", In, &["a"]), ("app", In, &["db"])]);
+        assert_eq!(never.matches_partly(&labels, &hash), Some(false));
+        let maybe = selector(&[("app", In, &["web"]), ("hash", In, &["a"])]);
+        assert_eq!(maybe.matches_partly(&labels, &hash), None);
     }
 
     #[test]

@@ -93,7 +93,18 @@ impl Schema {
     }
 
     fn is_experimental(self) -> bool {
-        self.channel == Channel::Experimental
+        match self.channel {
+            Channel::Experimental | Channel::Either => true,
+            Channel::Standard => false,
+        }
+    }
+
+    /// Whether some schema takes a named port beside `networks`: of v1alpha2 the standard one.
+    fn takes_names_beside_networks(self) -> bool {
+        match self.channel {
+            Channel::Standard | Channel::Either => self.kind == AdminKind::Cluster,
+            Channel::Experimental => false,
+        }
     }
 
     fn kind_name(self) -> &'static str {

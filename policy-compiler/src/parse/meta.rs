@@ -156,17 +156,21 @@ impl Frame<'_> {
     }
 }
 
-/// A map of labels. An entry that is no string is left out.
+/// A map of labels. An entry that is no label is left out.
 pub(super) fn labels<'a>(r: &mut Reader<'a>, value: &'a Value) -> Labels {
-    let map = string_map(r, value);
-    for (key, value) in &map {
+    let mut map = string_map(r, value);
+    map.retain(|key, value| {
+        let mut is_label = true;
         if let Err(why) = syntax::label_key(key) {
             r.reject_key(key, format!("`{key}` is {why}"));
+            is_label = false;
         }
         if let Err(why) = syntax::label_value(value) {
             r.reject_key(key, format!("`{value}` is {why}"));
+            is_label = false;
         }
-    }
+        is_label
+    });
     Labels(Arc::new(map))
 }
 

@@ -13,7 +13,7 @@ use super::{
     party::{Address, Identity, Party, Side},
 };
 use crate::{
-    model::{ContainerPort, Direction, Family, Labels, Protocol},
+    model::{ContainerPort, Direction, Family, Labels, Protocol, UnknownLabels},
     verdict::Endpoint,
 };
 
@@ -94,13 +94,16 @@ impl Evaluator<'_> {
             return None;
         };
         let pod = self.snapshot.pods.get(key)?;
+        let standing = self.snapshot.gaps.standing.contains(key);
         pod.is_policed().then(|| Look {
             namespace: &key.namespace,
             labels: &pod.labels,
+            unknown: self.snapshot.gaps.labels.get(key),
+            open: [self.snapshot.gaps.ports.contains(key), standing],
             ports: &pod.ports,
             node: Place::of(
                 pod.node.as_ref(),
-                self.node_matters(pod.node.as_ref(), asked),
+                standing || self.node_matters(pod.node.as_ref(), asked),
             ),
             families: pod
                 .addresses
@@ -139,8 +142,12 @@ impl Evaluator<'_> {
     fn key(&self, party: &Party, asked: &BTreeSet<&str>) -> Key {
         let (pod, node) = match &party.identity {
             Identity::Pod(pod) => {
-                let isolated = Direction::BOTH.iter().any(|way| party.is_isolated(*way));
+                let isolated = Direction::BOTH
+                    .iter()
+                    .any(|way| party.side(*way).may_be_selected());
                 let matters = isolated && self.node_matters(pod.node.as_ref(), asked);
+                // What may be on its node's network may be its node.
+                let matters = matters || party.unknown.standing;
                 (Some(pod), Place::of(pod.node.clone(), matters))
             }
             Identity::Node(node) => (None, Place::of(node.clone(), true)),
@@ -166,6 +173,7 @@ impl Evaluator<'_> {
                 .into_iter()
                 .map(|port| (port.name, port.protocol, port.number))
                 .collect(),
+            more_ports: party.unknown.ports,
             matches: party.matches.clone(),
             may_match: party.may_match.clone(),
             ingress: party.ingress.clone(),
@@ -178,6 +186,9 @@ impl Evaluator<'_> {
 struct Look<'s> {
     namespace: &'s str,
     labels: &'s Labels,
+    unknown: Option<&'s UnknownLabels>,
+    /// Whether there may be more container ports, and whether it is no pod to policies.
+    open: [bool; 2],
     ports: &'s [ContainerPort],
     node: Place<&'s Arc<str>>,
     families: Vec<bool>,
@@ -190,6 +201,7 @@ struct Key {
     known: u8,
     node: Place<Arc<str>>,
     ports: Vec<(Option<Arc<str>>, Protocol, u16)>,
+    more_ports: bool,
     matches: FixedBitSet,
     may_match: FixedBitSet,
     ingress: Side,

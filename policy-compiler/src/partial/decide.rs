@@ -47,8 +47,16 @@ impl Evaluator<'_> {
         if side.is_empty() {
             return PortMap::uniform(certain(Cause::Default));
         }
+        let ends = Ends {
+            peer,
+            destination,
+            ports: match direction {
+                Direction::Egress => Fact::PeerPorts,
+                Direction::Ingress => Fact::SubjectPorts,
+            },
+        };
         let question = Question {
-            admin: self.matched_entries(&side.admin, peer, destination),
+            admin: self.matched_entries(&side.admin, ends),
             selected: side.is_selected(),
             isolated: !side.isolating.is_empty(),
             local: match direction {
@@ -59,15 +67,29 @@ impl Evaluator<'_> {
                 Direction::Egress => Tri::No,
             },
             itself,
-            network: side
-                .network
+            network: self.matched_rules(&side.network, ends),
+            perhaps: side
+                .perhaps
                 .iter()
-                .filter_map(|rule| self.matched_rule(*rule, peer, destination))
+                .map(|id| {
+                    let policy = self.policy(*id);
+                    let rules = policy.rules(direction).unwrap_or_default();
+                    Perhaps {
+                        audited: policy.audited,
+                        steps: self.matched_rules(rules, ends),
+                    }
+                })
                 .collect(),
             network_doubts: &side.network_doubts,
-            baseline: self.matched_entries(&side.baseline, peer, destination),
+            baseline: self.matched_entries(&side.baseline, ends),
         };
-        question.answer()
+        let answer = question.answer();
+        if subject.unknown.standing {
+            // What is no pod is denied nothing.
+            answer.map(|outcome| outcome.or_allowed(Fact::SubjectStanding))
+        } else {
+            answer
+        }
     }
 
     /// Whether a rule's peers match, and which ports it is about.
@@ -96,31 +118,38 @@ impl Evaluator<'_> {
         }
     }
 
-    fn matched_entries<'e>(
-        &'e self,
-        entries: &[Entry],
-        peer: &Party,
-        destination: &Party,
-    ) -> Vec<Step<'e>> {
-        entries
-            .iter()
-            .filter_map(|entry| match entry {
-                Entry::Rule(rule) => self.matched_rule(*rule, peer, destination),
-                Entry::Doubt(doubt) => Some(Step::anything(*doubt)),
-            })
-            .collect()
+    fn matched_entries<'e>(&'e self, entries: &[Entry], ends: Ends<'_>) -> Vec<Step<'e>> {
+        let mut steps = Vec::new();
+        for entry in entries {
+            match entry {
+                Entry::Rule(rule) => self.match_rule(*rule, ends, &mut steps),
+                Entry::Perhaps(rule) => {
+                    let before = steps.len();
+                    self.match_rule(*rule, ends, &mut steps);
+                    for step in steps.iter_mut().skip(before) {
+                        step.holds = step.holds.min(Tri::Maybe(Fact::SubjectLabels));
+                    }
+                }
+                Entry::Doubt(doubt) => steps.push(Step::anything(*doubt)),
+            }
+        }
+        steps
     }
 
-    fn matched_rule<'e>(
-        &'e self,
-        id: RuleId,
-        peer: &Party,
-        destination: &Party,
-    ) -> Option<Step<'e>> {
+    fn matched_rules<'e>(&'e self, rules: &[RuleId], ends: Ends<'_>) -> Vec<Step<'e>> {
+        let mut steps = Vec::with_capacity(rules.len());
+        for rule in rules {
+            self.match_rule(*rule, ends, &mut steps);
+        }
+        steps
+    }
+
+    /// Adds what a rule does to `steps`, if it may match.
+    fn match_rule<'e>(&'e self, id: RuleId, ends: Ends<'_>, steps: &mut Vec<Step<'e>>) {
         let rule = self.rule(id);
         let audited = rule.audited;
         if let Some(doubt) = rule.doubt {
-            return Some(match rule.reference.tier {
+            steps.push(match rule.reference.tier {
                 // A rule of a NetworkPolicy can only admit.
                 Tier::NetworkPolicy => Step {
                     ports: None,
@@ -131,34 +160,60 @@ impl Evaluator<'_> {
                     Step::anything(Unread { doubt, audited })
                 }
             });
+            return;
         }
         if rule.closed {
-            return match rule.action {
-                Action::Allow => None,
-                Action::Deny | Action::Pass => Some(Step {
+            match rule.action {
+                Action::Allow => {}
+                Action::Deny | Action::Pass => steps.push(Step {
                     ports: None,
                     holds: Tri::Yes,
                     act: Act::deny(Cause::FailClosed(id), audited),
                 }),
-            };
+            }
+            return;
         }
-        let holds = self.peers_match(rule, peer);
+        let holds = self.peers_match(rule, ends.peer);
         if holds == Tri::No {
-            return None;
+            return;
         }
-        let ports = match rule.ports.toward(destination) {
+        let act = match rule.action {
+            Action::Deny => Act::deny(Cause::Rule(id), audited),
+            Action::Allow | Action::Pass => Act::Rule(id, rule.action),
+        };
+        let ports = match rule.ports.toward(ends.destination) {
             Some(ports) => Cow::Owned(ports),
             None => Cow::Borrowed(&rule.ports.fixed),
         };
-        Some(Step {
+        steps.push(Step {
             ports: (!ports.is_full()).then_some(ports),
             holds,
-            act: match rule.action {
-                Action::Deny => Act::deny(Cause::Rule(id), audited),
-                Action::Allow | Action::Pass => Act::Rule(id, rule.action),
-            },
-        })
+            act,
+        });
+        if let Some(ports) = rule.ports.perhaps_toward(ends.destination) {
+            steps.push(Step {
+                ports: Some(Cow::Owned(ports)),
+                holds: holds.min(Tri::Maybe(ends.ports)),
+                act,
+            });
+        }
     }
+}
+
+/// The ends that rules of one direction are matched with.
+#[derive(Clone, Copy)]
+struct Ends<'p> {
+    peer: &'p Party,
+    destination: &'p Party,
+    /// The fact that the destination's container ports are.
+    ports: Fact,
+}
+
+/// A NetworkPolicy that isolates the subject if its labels are as the policy wants.
+struct Perhaps<'e> {
+    audited: bool,
+    /// Its rules.
+    steps: Vec<Step<'e>>,
 }
 
 /// One direction of one pair of ends, reduced to what can match.
@@ -171,6 +226,7 @@ struct Question<'e> {
     local: Tri,
     itself: bool,
     network: Vec<Step<'e>>,
+    perhaps: Vec<Perhaps<'e>>,
     network_doubts: &'e [Unread],
     baseline: Vec<Step<'e>>,
 }
@@ -243,7 +299,9 @@ struct Answers {
 impl Question<'_> {
     /// Between two keys at which the ports of some rule start or end, the answer is the same.
     fn answer(&self) -> PortMap<Outcome> {
+        let perhaps = self.perhaps.iter().flat_map(|policy| &policy.steps);
         let steps = self.admin.iter().chain(&self.network).chain(&self.baseline);
+        let steps = steps.chain(perhaps);
         let mut keys = vec![0];
         for ports in steps.filter_map(|step| step.ports.as_ref()) {
             keys.extend(ports.runs().iter().map(|(key, _)| *key));
@@ -319,6 +377,20 @@ impl Question<'_> {
                 before.push((deny, Fact::Doubt(*doubt)));
             }
         }
+        for policy in &self.perhaps {
+            let fact = Fact::SubjectLabels;
+            let admits = match policy.admits(key) {
+                _ if self.itself => Tri::Yes,
+                admits => admits.max(self.local),
+            };
+            if admits != Tri::No {
+                before.push((allow(Cause::Isolated), fact));
+            }
+            if admits != Tri::Yes && !self.isolated && !policy.audited {
+                let deny = Answers::of(Tier::NetworkPolicy, Cause::Isolated, false);
+                before.push((deny, fact));
+            }
+        }
         if !self.selected {
             return baseline().after(before);
         }
@@ -342,6 +414,35 @@ impl Question<'_> {
             return baseline().behind(Some(Cause::Isolated)).after(before);
         }
         Answers::of(Tier::NetworkPolicy, Cause::Isolated, false).after(before)
+    }
+}
+
+impl Perhaps<'_> {
+    /// Whether the policy would admit what goes to a port.
+    fn admits(&self, key: u32) -> Tri {
+        let steps = self.steps.iter().map(|step| step.holds_at(key));
+        steps.max().unwrap_or(Tri::No)
+    }
+}
+
+impl Outcome {
+    /// The outcome if it may be that nothing is denied.
+    fn or_allowed(&self, fact: Fact) -> Self {
+        let mut facts = match self {
+            Self::Decided {
+                verdict: Verdict::Allow,
+                ..
+            } => return self.clone(),
+            Self::Decided {
+                verdict: Verdict::Deny,
+                ..
+            } => Vec::new(),
+            Self::Unknown(facts) => facts.clone(),
+        };
+        facts.push(fact);
+        facts.sort();
+        facts.dedup();
+        Self::Unknown(facts)
     }
 }
 
@@ -425,6 +526,12 @@ fn tier_of(index: usize) -> Tier {
 
 /// Whether `peer` is the node that `subject` runs on.
 pub(super) fn is_own_node(subject: &Party, peer: &Party) -> Tri {
+    if let (Some(subject), Some(peer), true) = (subject.pod(), peer.pod(), peer.unknown.standing) {
+        return match (&subject.node, &peer.node) {
+            (Some(own), Some(node)) if own != node => Tri::No,
+            _ => Tri::Maybe(Fact::PeerStanding),
+        };
+    }
     let (Identity::Pod(pod), Identity::Node(node)) = (&subject.identity, &peer.identity) else {
         return Tri::No;
     };

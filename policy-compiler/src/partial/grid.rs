@@ -138,7 +138,7 @@ impl Evaluator<'_> {
             let names_ports = self.names_ports(subject, direction);
             let role = Role {
                 side: subject.side(direction),
-                is_pod: subject.pod().is_some(),
+                kind: subject.kind(),
                 node: subject
                     .pod()
                     .filter(|_| crowd.has_nodes)
@@ -230,7 +230,7 @@ impl Evaluator<'_> {
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Role<'p> {
     side: &'p Side,
-    is_pod: bool,
+    kind: u8,
     /// The one the subject runs on, if that is known and some peer is a node.
     node: Option<&'p Arc<str>>,
     /// Where rules name ports of the subject: the number of what it declares.
@@ -244,7 +244,7 @@ struct Crowd<'p> {
     matching: Vec<Vec<(usize, u32)>>,
     /// Equal for ends that declare the same ports under names that rules use.
     ports: Vec<u32>,
-    /// By end: whether it is a pod, a node or neither.
+    /// By end: [`Party::kind`].
     kinds: Vec<u32>,
     has_nodes: bool,
 }
@@ -261,13 +261,14 @@ impl<'p> Crowd<'p> {
                 }
             }
         }
-        let mut known: BTreeMap<BTreeSet<DeclaredPort<'_>>, u32> = BTreeMap::new();
+        let mut known: BTreeMap<(bool, BTreeSet<DeclaredPort<'_>>), u32> = BTreeMap::new();
         let ports = ends.iter().map(|end| {
             let declared = end.pod().into_iter().flat_map(|pod| pod.ports.iter());
             let declared = declared.filter(|port| evaluator.is_used_name(port));
             let declared = declared.map(|port| (port.name.as_ref(), port.protocol, port.number));
             let next = u32::try_from(known.len()).unwrap_or(u32::MAX);
-            *known.entry(declared.collect()).or_insert(next)
+            let declared = (end.unknown.ports, declared.collect());
+            *known.entry(declared).or_insert(next)
         });
         Self {
             matching,
@@ -275,7 +276,7 @@ impl<'p> Crowd<'p> {
             kinds: ends.iter().map(|end| u32::from(end.kind())).collect(),
             has_nodes: ends
                 .iter()
-                .any(|end| matches!(end.identity, Identity::Node(_))),
+                .any(|end| matches!(end.identity, Identity::Node(_)) || end.unknown.standing),
             ends,
         }
     }

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -13,7 +14,7 @@ use crate::{
     compile::hash::FastMap,
     model::{
         Action, AdminPeer, AdminPolicy, AdminPort, Direction, DomainPattern, IpBlock, NetworkPeer,
-        NetworkPolicy, NetworkPort, PolicyKind, PolicyRef, PortRange, Protocol, Selection,
+        NetworkPolicy, NetworkPort, Pod, PolicyKind, PolicyRef, PortRange, Protocol, Selection,
         Selector, Subject, Tier,
     },
     portmap::PortSet,
@@ -51,11 +52,16 @@ pub struct Evaluator<'a> {
     pub(super) network: BTreeMap<Arc<str>, Vec<PolicyId>>,
     /// Names of container ports that some rule uses, sorted.
     pub(super) port_names: Vec<Arc<str>>,
-    /// For every distinct namespace selector of [`Self::terms`] and subjects, which namespaces match.
-    pub(super) namespace_matches: Vec<Vec<bool>>,
+    /// For every distinct namespace selector of [`Self::terms`] and subjects, which namespaces match;
+    /// `None` if labels that are not known decide.
+    pub(super) namespace_matches: Vec<Vec<Option<bool>>>,
     pub(super) namespace_ids: BTreeMap<Arc<str>, usize>,
+    /// Keys of labels that selectors of pods name, where labels of some pod are not known.
+    pub(super) label_keys: BTreeSet<Arc<str>>,
     /// Nodes that hostNetwork and finished pods stand for; the empty name if it is not known which.
     pub(super) impersonated: BTreeSet<Arc<str>>,
+    /// The addresses that hostNetwork pods report, by node; the empty name if it is not known which.
+    pub(super) reported: BTreeMap<Arc<str>, BTreeSet<IpAddr>>,
 }
 
 /// A policy and its rules.
@@ -216,7 +222,13 @@ impl<'a> Evaluator<'a> {
         } = builder;
         port_names.sort();
         port_names.dedup();
+        let label_keys = if snapshot.gaps.labels.is_empty() {
+            BTreeSet::new()
+        } else {
+            label_keys(&terms, &policies)
+        };
         Self {
+            label_keys,
             snapshot,
             assumptions,
             doubts,
@@ -231,6 +243,7 @@ impl<'a> Evaluator<'a> {
             namespace_matches,
             namespace_ids,
             impersonated: impersonated(snapshot),
+            reported: reported(snapshot),
         }
     }
 
@@ -293,7 +306,7 @@ struct Builder<'a, 'd> {
     terms: Vec<Term<'a>>,
     term_ids: FastMap<Term<'a>, TermId>,
     selector_ids: FastMap<&'a Selector, usize>,
-    namespace_matches: Vec<Vec<bool>>,
+    namespace_matches: Vec<Vec<Option<bool>>>,
     namespace_ids: BTreeMap<Arc<str>, usize>,
     port_names: Vec<Arc<str>>,
 }
@@ -575,7 +588,7 @@ impl<'a, 'd> Builder<'a, 'd> {
             self.snapshot
                 .namespaces
                 .values()
-                .map(|namespace| selector.matches(&namespace.labels))
+                .map(|namespace| self.snapshot.namespace_matches(selector, namespace))
                 .collect(),
         );
         self.selector_ids.insert(selector, id);
@@ -617,15 +630,35 @@ impl<'a, 'd> Builder<'a, 'd> {
     }
 }
 
+/// The keys that selectors of peers and subjects name.
+fn label_keys(terms: &[Term<'_>], policies: &[PolicyInfo<'_>]) -> BTreeSet<Arc<str>> {
+    let peers = terms.iter().filter_map(|term| match term {
+        Term::Own(_, pods) | Term::Pods(_, pods) => Some(*pods),
+        Term::Block(_) | Term::Networks(_) | Term::Nodes(_) | Term::Domains(_) | Term::Nothing => {
+            None
+        }
+    });
+    let subjects = policies.iter().filter_map(|policy| match policy.subject {
+        SubjectOf::Own(Selection::Matching(pods)) | SubjectOf::Pods(_, pods) => Some(pods),
+        SubjectOf::Own(Selection::Nothing) | SubjectOf::Any | SubjectOf::Nothing => None,
+    });
+    let requirements = peers.chain(subjects).flat_map(Selector::requirements);
+    requirements
+        .map(|requirement| requirement.key.clone())
+        .collect()
+}
+
 fn impersonated(snapshot: &Snapshot) -> BTreeSet<Arc<str>> {
-    let strangers = snapshot.pods.values().filter(|pod| !pod.is_policed());
+    let may_be_stranger = |pod: &Pod| snapshot.gaps.standing.contains(&pod.key);
+    let pods = snapshot.pods.values();
+    let strangers = pods.filter(|pod| !pod.is_policed() || may_be_stranger(pod));
     strangers
         .flat_map(|pod| {
             let owners = pod
                 .addresses
                 .iter()
                 .filter_map(|address| snapshot.node_at(*address));
-            let named = if pod.host_network {
+            let named = if pod.host_network || may_be_stranger(pod) {
                 Some(pod.node.clone().unwrap_or_else(|| "".into()))
             } else {
                 None
@@ -633,6 +666,17 @@ fn impersonated(snapshot: &Snapshot) -> BTreeSet<Arc<str>> {
             owners.cloned().chain(named)
         })
         .collect()
+}
+
+fn reported(snapshot: &Snapshot) -> BTreeMap<Arc<str>, BTreeSet<IpAddr>> {
+    let mut reported: BTreeMap<Arc<str>, BTreeSet<IpAddr>> = BTreeMap::new();
+    for pod in snapshot.pods.values().filter(|pod| pod.host_network) {
+        if !pod.addresses.is_empty() {
+            let node = pod.node.clone().unwrap_or_else(|| "".into());
+            reported.entry(node).or_default().extend(&pod.addresses);
+        }
+    }
+    reported
 }
 
 impl Ports {

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is known about one end? Its identity, and which subjects and peers it matches.
+//! What is known about one end? Its identity, its address and what applies to it.
 
 use std::{net::IpAddr, sync::Arc};
 
 use fixedbitset::FixedBitSet;
-use ipnet::IpNet;
 
 use super::{
     Assumptions, Fact, Tri,
-    index::{Evaluator, PolicyId, Ports, RuleId, SubjectOf, Term, TermId},
+    index::{Evaluator, PolicyId, Ports, RuleId, Term, TermId},
 };
 use crate::{
-    model::{ContainerPort, Direction, Family, Node, Pod, PortRange, family_of},
+    model::{ContainerPort, Direction, Family, Pod, PortRange, Protocol, UnknownLabels, family_of},
     portmap::PortSet,
+    snapshot::Gaps,
     verdict::Endpoint,
 };
 
@@ -23,6 +23,7 @@ pub struct Party {
     pub asked: Endpoint,
     pub(super) identity: Identity,
     pub(super) address: Address,
+    pub(super) unknown: Unknown,
     /// The terms that certainly match.
     pub(super) matches: FixedBitSet,
     /// The terms that may match.
@@ -52,6 +53,29 @@ pub(super) enum Address {
     Missing,
 }
 
+/// What is not known of a pod besides its address and node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Unknown {
+    pub(super) labels: Option<UnknownLabels>,
+    /// The labels of its namespace.
+    pub(super) namespace: bool,
+    /// There may be more container ports.
+    pub(super) ports: bool,
+    /// It may be on the host network, or have finished.
+    pub(super) standing: bool,
+}
+
+impl Unknown {
+    fn of(pod: &Pod, gaps: &Gaps) -> Self {
+        Self {
+            labels: gaps.labels.get(&pod.key).cloned(),
+            namespace: gaps.namespaces.contains(&pod.key.namespace),
+            ports: gaps.ports.contains(&pod.key),
+            standing: gaps.standing.contains(&pod.key),
+        }
+    }
+}
+
 /// What applies to a pod in one direction, in order of precedence.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Side {
@@ -62,6 +86,10 @@ pub(super) struct Side {
     pub(super) auditing: Vec<PolicyId>,
     /// The rules of both, by policy name and position.
     pub(super) network: Vec<RuleId>,
+    /// NetworkPolicies that isolate the pod if its labels are as they want.
+    pub(super) perhaps: Vec<PolicyId>,
+    /// Their rules.
+    pub(super) network_perhaps: Vec<RuleId>,
     /// Unreadable NetworkPolicies that may isolate and admit.
     pub(super) network_doubts: Vec<Unread>,
     pub(super) baseline: Vec<Entry>,
@@ -72,8 +100,14 @@ impl Side {
     pub(super) fn is_empty(&self) -> bool {
         self.admin.is_empty()
             && !self.is_selected()
+            && self.perhaps.is_empty()
             && self.network_doubts.is_empty()
             && self.baseline.is_empty()
+    }
+
+    /// Whether some NetworkPolicy that can be read may isolate the pod.
+    pub(super) fn may_be_selected(&self) -> bool {
+        self.is_selected() || !self.perhaps.is_empty()
     }
 
     /// Whether some NetworkPolicy certainly isolates the pod, be it enforced or audited.
@@ -95,8 +129,20 @@ pub(super) struct Unread {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Entry {
     Rule(RuleId),
+    /// A rule that is about the pod if its labels are as the policy wants.
+    Perhaps(RuleId),
     /// An unreadable policy.
     Doubt(Unread),
+}
+
+impl Entry {
+    /// The rule, if it can be read.
+    fn rule(self) -> Option<RuleId> {
+        match self {
+            Self::Rule(rule) | Self::Perhaps(rule) => Some(rule),
+            Self::Doubt(_) => None,
+        }
+    }
 }
 
 /// Switches that an answer depends on.
@@ -178,18 +224,17 @@ impl Party {
     /// The rules that may apply to the end as a subject, tier by tier in order of precedence.
     pub(crate) fn rules(&self, direction: Direction) -> impl Iterator<Item = RuleId> + '_ {
         let side = self.side(direction);
-        let of = |entry: &Entry| match entry {
-            Entry::Rule(rule) => Some(*rule),
-            Entry::Doubt(_) => None,
-        };
+        let of = |entry: &Entry| entry.rule();
         let admin = side.admin.iter().filter_map(of);
         let baseline = side.baseline.iter().filter_map(of);
-        admin.chain(side.network.iter().copied()).chain(baseline)
+        let network = side.network.iter().chain(&side.network_perhaps).copied();
+        admin.chain(network).chain(baseline)
     }
 
-    /// A number for what the end is: a pod, a node or neither.
+    /// A number for what the end is: a pod, a node, neither, or perhaps a pod.
     pub(super) fn kind(&self) -> u8 {
         match self.identity {
+            Identity::Pod(_) if self.unknown.standing => 3,
             Identity::Pod(_) => 0,
             Identity::Node(_) => 1,
             Identity::External => 2,
@@ -219,13 +264,31 @@ impl Party {
         self.side(direction).is_selected()
     }
 
+    /// Whether the end matches as a pod whose labels match, if it is one.
+    pub(super) fn as_pod(&self, labels: Option<bool>) -> Tri {
+        match labels {
+            Some(false) => Tri::No,
+            Some(true) if self.unknown.standing => Tri::Maybe(Fact::PeerStanding),
+            Some(true) => Tri::Yes,
+            None => Tri::Maybe(Fact::PeerLabels),
+        }
+    }
+
     pub(super) fn term(&self, term: TermId, kind: &Term<'_>) -> Tri {
         let bit = term.0 as usize;
         if self.matches.contains(bit) {
             Tri::Yes
         } else if self.may_match.contains(bit) {
             Tri::Maybe(match (kind, &self.identity) {
+                (Term::Own(..) | Term::Pods(..), _)
+                    if self.unknown.labels.is_some() || self.unknown.namespace =>
+                {
+                    Fact::PeerLabels
+                }
+                (Term::Own(..) | Term::Pods(..), _) => Fact::PeerStanding,
+                (Term::Nodes(_), Identity::Pod(_)) if self.unknown.standing => Fact::PeerStanding,
                 (Term::Nodes(_), Identity::Node(_)) => Fact::PeerNode,
+                (Term::Nodes(_), _) if self.address().is_some() => Fact::PeerNode,
                 _ => Fact::PeerAddress,
             })
         } else {
@@ -269,8 +332,9 @@ impl Evaluator<'_> {
             .collect();
         self.match_terms(&mut party, &bits, assumptions);
         if let Identity::Pod(pod) = &party.identity {
-            party.ingress = self.applying(pod, Direction::Ingress);
-            party.egress = self.applying(pod, Direction::Egress);
+            let ingress = self.applying(pod, &party.unknown, Direction::Ingress);
+            let egress = self.applying(pod, &party.unknown, Direction::Egress);
+            (party.ingress, party.egress) = (ingress, egress);
         }
         party
     }
@@ -289,8 +353,13 @@ impl Evaluator<'_> {
     /// An end by what it is, before any policy is looked at.
     pub(super) fn unmatched(&self, asked: &Endpoint, family: Option<Family>) -> Party {
         let (identity, address) = self.identify(asked, family);
+        let unknown = match &identity {
+            Identity::Pod(pod) => Unknown::of(pod, &self.snapshot.gaps),
+            Identity::Node(_) | Identity::External => Unknown::default(),
+        };
         Party {
             asked: asked.clone(),
+            unknown,
             identity,
             address,
             matches: FixedBitSet::with_capacity(self.terms.len()),
@@ -316,11 +385,6 @@ impl Evaluator<'_> {
     /// direction depends on.
     pub fn leans_on(&self, direction: Direction, subject: &Party, peer: &Party) -> Leaning {
         let side = subject.side(direction);
-        let entries = side.admin.iter().chain(&side.baseline);
-        let ordered = entries.filter_map(|entry| match entry {
-            Entry::Rule(rule) => Some(*rule),
-            Entry::Doubt(_) => None,
-        });
         let names_blocks = |rule: RuleId| {
             let peers = self.rule(rule).peers.iter().flatten();
             peers
@@ -328,13 +392,10 @@ impl Evaluator<'_> {
                 .any(|term| matches!(self.term(term), Term::Block(_) | Term::Networks(_)))
         };
         Leaning {
-            blocks_match_pods: peer.pod().is_some()
-                && ordered
-                    .chain(side.network.iter().copied())
-                    .any(names_blocks),
+            blocks_match_pods: peer.pod().is_some() && subject.rules(direction).any(names_blocks),
             local_node_egress: direction == Direction::Egress
                 && super::decide::is_own_node(subject, peer) != Tri::No
-                && side.is_selected(),
+                && side.may_be_selected(),
         }
     }
 
@@ -352,8 +413,7 @@ impl Evaluator<'_> {
                 Some(pod) => (Identity::Pod(pod.clone()), pick(&pod.addresses, family)),
             },
             Endpoint::Node(name) => {
-                let addresses = self.snapshot.nodes.get(name).map(|node| &*node.addresses);
-                let address = pick(addresses.unwrap_or_default(), family);
+                let address = self.address_of_node(name, family);
                 (Identity::Node(Some(name.clone())), address)
             }
             Endpoint::Address(address) => self.owner_of(*address),
@@ -362,23 +422,50 @@ impl Evaluator<'_> {
 
     /// A hostNetwork pod: its node, at the node's address or else at one the pod reports.
     fn host(&self, pod: &Pod, family: Option<Family>) -> (Identity, Address) {
-        let node = pod
-            .node
-            .as_ref()
-            .and_then(|name| self.snapshot.nodes.get(name));
-        let declared = node.map_or(Address::Missing, |node| pick(&node.addresses, family));
-        let address = match (declared, pick(&pod.addresses, family)) {
-            (Address::Known(_), _)
-            | (Address::Unknown(_), Address::Unknown(_) | Address::Missing) => declared,
-            (_, reported) => reported,
+        let Some(node) = &pod.node else {
+            return match pick(&pod.addresses, family) {
+                Address::Known(address) => self.owner_of(address),
+                address @ (Address::Unknown(_) | Address::Missing) => {
+                    (Identity::Node(None), address)
+                }
+            };
         };
-        if let (None, Address::Known(address)) = (&pod.node, address) {
-            let (owner, address) = self.owner_of(address);
-            if owner != Identity::External {
-                return (owner, address);
-            }
+        let declared = self.snapshot.nodes.get(node);
+        let declared = declared.map_or(Address::Missing, |node| pick(&node.addresses, family));
+        let address = match (declared, pick(&pod.addresses, family)) {
+            (Address::Known(_), _) => declared,
+            (_, reported @ Address::Known(_)) => reported,
+            _ => self.address_of_node(node, family),
+        };
+        (Identity::Node(Some(node.clone())), address)
+    }
+
+    /// A node's address, or else one that hostNetwork pods report of it.
+    fn address_of_node(&self, name: &str, family: Option<Family>) -> Address {
+        let node = self.snapshot.nodes.get(name);
+        let declared = node.map_or(Address::Unknown(family), |node| {
+            pick(&node.addresses, family)
+        });
+        let reported: Vec<IpAddr> = self
+            .reported
+            .get(name)
+            .into_iter()
+            .flatten()
+            .copied()
+            .collect();
+        match (declared, pick(&reported, family)) {
+            (Address::Known(_), _) | (_, Address::Unknown(_)) => declared,
+            (_, reported @ Address::Known(_)) => reported,
+            (Address::Unknown(_) | Address::Missing, Address::Missing) => Address::Missing,
         }
-        (Identity::Node(pod.node.clone()), address)
+    }
+
+    /// Every address that is known of a node: its own, and those that hostNetwork pods report of it.
+    pub fn addresses_of_node(&self, name: &str) -> impl Iterator<Item = IpAddr> + '_ {
+        let node = self.snapshot.nodes.get(name);
+        let declared = node.into_iter().flat_map(|node| &node.addresses);
+        let reported = self.reported.get(name).into_iter().flatten();
+        declared.chain(reported).copied()
     }
 
     fn owner_of(&self, address: IpAddr) -> (Identity, Address) {
@@ -388,164 +475,18 @@ impl Evaluator<'_> {
         ) {
             (Some(pod), _) => Identity::Pod(pod.clone()),
             (None, Some(node)) => Identity::Node(Some(node.clone())),
+            (None, None) if self.is_of_some_node(address) => Identity::Node(None),
             (None, None) => Identity::External,
         };
         (identity, Address::Known(address))
     }
+}
 
-    fn matching(&self, term: &Term<'_>, party: &Party, assumptions: Assumptions) -> Tri {
-        match term {
-            Term::Own(namespace, pods) => {
-                definite(party.pod().is_some_and(|pod| {
-                    pod.key.namespace == *namespace && pods.matches(&pod.labels)
-                }))
-            }
-            Term::Pods(namespaces, pods) => definite(party.pod().is_some_and(|pod| {
-                self.namespace_matches(*namespaces, &pod.key.namespace) && pods.matches(&pod.labels)
-            })),
-            Term::Block(_) | Term::Networks(_)
-                if !assumptions.blocks_match_pods && party.pod().is_some() =>
-            {
-                Tri::No
-            }
-            Term::Block(block) => in_blocks(
-                party,
-                |address| block.contains(address),
-                |family| block.except.is_empty() && covers_family(&block.cidr, family),
-                |family| family.is_none_or(|family| family == family_of(block.cidr.addr())),
-            ),
-            Term::Networks(networks) => in_blocks(
-                party,
-                |address| networks.iter().any(|network| network.contains(&address)),
-                |family| {
-                    networks
-                        .iter()
-                        .any(|network| covers_family(network, family))
-                },
-                |family| {
-                    networks
-                        .iter()
-                        .any(|net| family.is_none_or(|family| family == family_of(net.addr())))
-                },
-            ),
-            Term::Nodes(selector) => {
-                self.is_node_among(party, |node| selector.matches(&node.labels))
-            }
-            Term::Domains(patterns) => match party.address {
-                Address::Known(address) => definite(self.snapshot.resolves(patterns, address)),
-                Address::Unknown(_) if self.snapshot.domains.is_some() => {
-                    Tri::Maybe(Fact::PeerAddress)
-                }
-                Address::Unknown(_) | Address::Missing => Tri::No,
-            },
-            Term::Nothing => Tri::No,
-        }
-    }
-
-    fn is_node_among(&self, party: &Party, selects: impl Fn(&Node) -> bool) -> Tri {
-        let mut selected = self.snapshot.nodes.values().filter(|node| selects(node));
-        match (party.address, &party.identity) {
-            (Address::Known(address), identity) => {
-                if selected.any(|node| node.addresses.contains(&address)) {
-                    return Tri::Yes;
-                }
-                // Every node of a cluster has addresses: one that shows none has not told them.
-                match identity {
-                    Identity::Pod(_) | Identity::External => Tri::No,
-                    Identity::Node(name) => {
-                        let known = name.as_ref().and_then(|it| self.snapshot.nodes.get(it));
-                        match known {
-                            Some(node) if !node.addresses.is_empty() || !selects(node) => Tri::No,
-                            _ => Tri::Maybe(Fact::PeerNode),
-                        }
-                    }
-                }
-            }
-            (Address::Missing, _) => Tri::No,
-            (Address::Unknown(_), Identity::Node(Some(name)))
-                if self.snapshot.nodes.contains_key(name) =>
-            {
-                definite(selected.any(|node| node.name == *name))
-            }
-            (Address::Unknown(_), Identity::Node(_)) => Tri::Maybe(Fact::PeerNode),
-            (Address::Unknown(_), Identity::Pod(_) | Identity::External) => {
-                if selected.any(|node| !node.addresses.is_empty()) {
-                    Tri::Maybe(Fact::PeerAddress)
-                } else {
-                    Tri::No
-                }
-            }
-        }
-    }
-
-    fn applying(&self, pod: &Pod, direction: Direction) -> Side {
-        let mut side = Side {
-            admin: self.ordered(&self.admin, pod, direction),
-            baseline: self.ordered(&self.baseline, pod, direction),
-            ..Side::default()
-        };
-        for id in self.network.get(&pod.key.namespace).into_iter().flatten() {
-            let policy = self.policy(*id);
-            if !self.selects(&policy.subject, pod) {
-                continue;
-            }
-            let audited = policy.audited;
-            match (policy.doubt(direction), policy.rules(direction)) {
-                (Some(doubt), _) => side.network_doubts.push(Unread { doubt, audited }),
-                (None, Some(rules)) => {
-                    if audited {
-                        side.auditing.push(*id);
-                    } else {
-                        side.isolating.push(*id);
-                    }
-                    side.network.extend_from_slice(rules);
-                }
-                (None, None) => {}
-            }
-        }
-        side
-    }
-
-    fn ordered(&self, policies: &[PolicyId], pod: &Pod, direction: Direction) -> Vec<Entry> {
-        let mut entries = Vec::new();
-        for id in policies {
-            let policy = self.policy(*id);
-            if !self.selects(&policy.subject, pod) {
-                continue;
-            }
-            let audited = policy.audited;
-            match policy.doubt(direction) {
-                Some(doubt) => entries.push(Entry::Doubt(Unread { doubt, audited })),
-                None => entries.extend(
-                    policy
-                        .rules(direction)
-                        .unwrap_or_default()
-                        .iter()
-                        .copied()
-                        .map(Entry::Rule),
-                ),
-            }
-        }
-        entries
-    }
-
-    fn selects(&self, subject: &SubjectOf<'_>, pod: &Pod) -> bool {
-        match subject {
-            SubjectOf::Any => true,
-            SubjectOf::Nothing => false,
-            SubjectOf::Own(selection) => selection.matches(&pod.labels),
-            SubjectOf::Pods(namespaces, pods) => {
-                self.namespace_matches(*namespaces, &pod.key.namespace) && pods.matches(&pod.labels)
-            }
-        }
-    }
-
-    fn namespace_matches(&self, selector: usize, namespace: &str) -> bool {
-        let matches = self.namespace_matches.get(selector);
-        self.namespace_ids
-            .get(namespace)
-            .and_then(|id| matches?.get(*id).copied())
-            .unwrap_or(false)
+impl Evaluator<'_> {
+    /// Whether a hostNetwork pod has the address of which it is not known where it runs.
+    fn is_of_some_node(&self, address: IpAddr) -> bool {
+        let reported = self.reported.get("");
+        reported.is_some_and(|addresses| addresses.contains(&address))
     }
 }
 
@@ -555,6 +496,14 @@ impl Ports {
         if self.names.is_empty() {
             return None;
         }
+        if destination.unknown.standing {
+            return Some(self.fixed.clone());
+        }
+        Some(self.fixed.union(&self.named_by(destination)))
+    }
+
+    /// The ports that `destination` is known to call by one of the names.
+    fn named_by(&self, destination: &Party) -> PortSet {
         let named = self.names.iter().flat_map(|(wanted, name)| {
             let ports = destination
                 .pod()
@@ -562,27 +511,28 @@ impl Ports {
                 .flat_map(move |pod| pod.ports_named(name));
             ports.filter(move |(protocol, _)| wanted.is_none_or(|wanted| wanted == *protocol))
         });
-        let named = named.map(|(protocol, number)| (protocol, PortRange::single(number)));
-        Some(self.fixed.union(&PortSet::of(named)))
+        PortSet::of(named.map(|(protocol, number)| (protocol, PortRange::single(number))))
     }
-}
 
-fn in_blocks(
-    party: &Party,
-    contains: impl Fn(IpAddr) -> bool,
-    covers: impl Fn(Option<Family>) -> bool,
-    overlaps: impl Fn(Option<Family>) -> bool,
-) -> Tri {
-    match party.address {
-        Address::Known(address) => definite(contains(address)),
-        Address::Unknown(family) if covers(family) => Tri::Yes,
-        Address::Unknown(family) if overlaps(family) => Tri::Maybe(Fact::PeerAddress),
-        Address::Unknown(_) | Address::Missing => Tri::No,
+    /// The protocols and ports that may be meant besides toward a destination that may have more
+    /// container ports than are known, or be a node, which has none.
+    pub(super) fn perhaps_toward(&self, destination: &Party) -> Option<PortSet> {
+        let unknown = &destination.unknown;
+        if self.names.is_empty() || !(unknown.ports || unknown.standing) {
+            return None;
+        }
+        let perhaps = if unknown.ports {
+            let wanted = self.names.iter().flat_map(|(wanted, _)| match wanted {
+                Some(protocol) => vec![*protocol],
+                None => Protocol::WITH_PORTS.to_vec(),
+            });
+            let (start, end) = (1, u16::MAX);
+            PortSet::of(wanted.map(|protocol| (protocol, PortRange { start, end })))
+        } else {
+            self.named_by(destination)
+        };
+        Some(perhaps.minus(&self.toward(destination)?))
     }
-}
-
-fn definite(holds: bool) -> Tri {
-    if holds { Tri::Yes } else { Tri::No }
 }
 
 fn pick(addresses: &[IpAddr], family: Option<Family>) -> Address {
@@ -594,10 +544,4 @@ fn pick(addresses: &[IpAddr], family: Option<Family>) -> Address {
         None if addresses.is_empty() => Address::Unknown(family),
         None => Address::Missing,
     }
-}
-
-/// Whether every address of `family`, or of the one family a cluster without addresses turns out to
-/// have, is in `network`.
-fn covers_family(network: &IpNet, family: Option<Family>) -> bool {
-    network.prefix_len() == 0 && family.is_none_or(|family| family == family_of(network.addr()))
 }

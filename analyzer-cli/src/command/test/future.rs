@@ -10,8 +10,8 @@ use std::{
 use policy_compiler::{
     Snapshot,
     model::{
-        AdminPort, ContainerPort, Direction, Labels, NetworkPort, PodKey, PortRange, Protocol,
-        Selector,
+        AdminPort, ContainerPort, Direction, Labels, Namespace, NetworkPort, PodKey, PortRange,
+        Protocol, Selector,
     },
     partial::{Evaluator, Party},
     portmap::PortSet,
@@ -32,6 +32,13 @@ use crate::{
 pub fn judge(world: &World, for_all: &ForAll, asked: &PortQuery) -> Outcome {
     let key = for_all.a.namespace_label.as_str();
     let existing = &world.loaded.snapshot;
+    let is_open = |namespace: &&Arc<Namespace>| {
+        existing.gaps.namespaces.contains(&namespace.name) && namespace.labels.get(key).is_none()
+    };
+    if let Some(open) = existing.namespaces.values().find(is_open) {
+        let why = format!("the labels of namespace {} are not known", open.name);
+        return Outcome::Unknown(Counterexample::about_all(&why));
+    }
     let also = selectors_of_label(&[existing], key);
     let symbols = match Symbols::of(&[existing], &also, MOST_SYMBOLS) {
         Ok(symbols) => symbols,
@@ -97,7 +104,8 @@ fn named(snapshot: &Snapshot, key: &str) -> BTreeSet<Arc<str>> {
 }
 
 impl Counterexample {
-    fn about_all(why: &str) -> Self {
+    /// That no packet shows.
+    pub fn about_all(why: &str) -> Self {
         Self {
             src: "any".to_owned(),
             dst: "any".to_owned(),

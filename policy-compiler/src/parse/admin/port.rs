@@ -188,15 +188,19 @@ pub(super) fn named_port_without_pod(
         .unwrap_or_default()
         .iter()
         .any(|port| matches!(port, AdminPort::Named(_)));
-    let addresses = peers.iter().any(|peer| match peer {
-        AdminPeer::Pods { .. } => false,
-        AdminPeer::Networks(_) | AdminPeer::Nodes(_) | AdminPeer::DomainNames(_) => true,
+    let networks = peers
+        .iter()
+        .any(|peer| matches!(peer, AdminPeer::Networks(_)));
+    // Peers that no standard schema has.
+    let others = peers.iter().any(|peer| match peer {
+        AdminPeer::Pods { .. } | AdminPeer::Networks(_) => false,
+        AdminPeer::Nodes(_) | AdminPeer::DomainNames(_) => true,
     });
-    if !(named && addresses) {
+    if !(named && (networks || others)) {
         return;
     }
     let message = "a named port beside networks, nodes or domainNames matches only where the destination is a pod";
-    if schema.is_experimental() {
+    if others && schema.is_experimental() || !schema.takes_names_beside_networks() {
         r.reject(message);
     } else {
         r.warn("named-port-without-pod", message);
