@@ -5,7 +5,7 @@ mod json;
 mod many;
 mod told;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use policy_compiler::{
     Decision, Verdict,
@@ -81,7 +81,12 @@ pub struct Cell {
     pub ingress: Side,
     /// Switches the answer leaned on.
     pub assumptions: Vec<&'static str>,
+    /// The ends have addresses of no common family, so that no flow between them exists.
+    pub is_apart: bool,
 }
+
+/// Why nothing gets through between ends without addresses of a common family, whatever policies say.
+pub const APART: &str = "no common address family";
 
 /// What decided one direction.
 #[derive(Debug, Default)]
@@ -140,6 +145,23 @@ impl Cell {
             egress: egress.side(evaluator, source, destination),
             ingress: ingress.side(evaluator, destination, source),
             assumptions,
+            is_apart: false,
+        }
+    }
+
+    /// Of two ends without addresses of a common family.
+    fn apart(src: &Group, dst: &Group, family: Option<Family>, asked: &PortSet) -> Self {
+        Self {
+            src: src.name.clone(),
+            dst: dst.name.clone(),
+            family,
+            asked: asked.clone(),
+            allowed: PortSet::uniform(false),
+            unknown: PortSet::uniform(false),
+            egress: Side::default(),
+            ingress: Side::default(),
+            assumptions: Vec::new(),
+            is_apart: true,
         }
     }
 
@@ -186,6 +208,10 @@ pub fn ask(
     inquiry: &Inquiry<'_>,
 ) -> Vec<Cell> {
     let families = families(evaluator, &src.endpoint, &dst.endpoint, inquiry.family);
+    if families.is_empty() {
+        let asked = dst.asked(evaluator.snapshot(), inquiry.ports);
+        return vec![Cell::apart(src, dst, inquiry.family, &asked)];
+    }
     let families = families.into_iter();
     let cells = families.map(|family| cell(evaluator, src, dst, family, inquiry));
     told_apart(cells.collect(), inquiry.family)
@@ -206,35 +232,58 @@ fn told_apart(mut cells: Vec<Cell>, wanted: Option<Family>) -> Vec<Cell> {
     cells
 }
 
-/// The families in which the two ends can meet; `None` if nothing is known of either's addresses.
+/// The families in which the two ends can meet, only the `wanted` one if one is; `None` if nothing is
+/// known of either's addresses.
 pub fn families(
     evaluator: &Evaluator<'_>,
     src: &Endpoint,
     dst: &Endpoint,
     wanted: Option<Family>,
 ) -> Vec<Option<Family>> {
-    if wanted.is_some() {
-        return vec![wanted];
+    let (src, dst) = (Families::of(evaluator, src), Families::of(evaluator, dst));
+    let both = src.in_common(&dst);
+    match wanted {
+        None => both,
+        Some(_) if both.contains(&wanted) || both.contains(&None) => vec![wanted],
+        Some(_) => Vec::new(),
     }
-    let of = |endpoint| families_of(evaluator, endpoint);
-    in_common(of(src).as_ref(), of(dst).as_ref())
 }
 
-/// The families in which two ends can meet that have addresses of these; `None` is not known.
-fn in_common(
-    src: Option<&BTreeSet<Family>>,
-    dst: Option<&BTreeSet<Family>>,
-) -> Vec<Option<Family>> {
-    match (src, dst) {
-        (None, None) => vec![None],
-        (Some(known), None) | (None, Some(known)) => known.iter().copied().map(Some).collect(),
-        (Some(src), Some(dst)) => {
-            let both: Vec<_> = src.intersection(dst).copied().map(Some).collect();
-            // Ends that cannot meet still have policies; say what those say of the source's family.
-            if both.is_empty() {
-                src.iter().copied().map(Some).take(1).collect()
-            } else {
-                both
+/// The families that an end can be met in.
+enum Families {
+    /// Those of the addresses that it has.
+    Of(BTreeSet<Family>),
+    /// Nothing is known of its addresses.
+    Unknown,
+    /// It is an address that nobody in the cluster has: who names it asks about its family.
+    Named(Family),
+}
+
+impl Families {
+    fn of(evaluator: &Evaluator<'_>, end: &Endpoint) -> Self {
+        let snapshot = evaluator.snapshot();
+        match (end, families_of(evaluator, end)) {
+            (Endpoint::Address(address), _)
+                if snapshot.pod_at(*address).is_none() && snapshot.node_at(*address).is_none() =>
+            {
+                Self::Named(family_of(*address))
+            }
+            (_, Some(families)) => Self::Of(families),
+            (_, None) => Self::Unknown,
+        }
+    }
+
+    /// Those in which two ends can meet; `None` is not known.
+    fn in_common(&self, other: &Self) -> Vec<Option<Family>> {
+        match (self, other) {
+            (Self::Unknown, Self::Unknown) => vec![None],
+            (Self::Named(one), Self::Named(other)) if one != other => Vec::new(),
+            (Self::Named(family), _) | (_, Self::Named(family)) => vec![Some(*family)],
+            (Self::Of(known), Self::Unknown) | (Self::Unknown, Self::Of(known)) => {
+                known.iter().copied().map(Some).collect()
+            }
+            (Self::Of(one), Self::Of(other)) => {
+                one.intersection(other).copied().map(Some).collect()
             }
         }
     }
@@ -242,18 +291,19 @@ fn in_common(
 
 /// The families that an end has addresses of; `None` if nothing is known of them.
 pub fn families_of(evaluator: &Evaluator<'_>, endpoint: &Endpoint) -> Option<BTreeSet<Family>> {
-    let snapshot = evaluator.snapshot();
-    let addresses = match endpoint {
-        Endpoint::Address(address) => return Some(BTreeSet::from([family_of(*address)])),
-        Endpoint::Node(name) => snapshot.nodes.get(name).map(|node| node.addresses.clone()),
-        Endpoint::Pod(key) => snapshot.pods.get(key).map(|pod| {
+    let addresses: Vec<IpAddr> = match endpoint {
+        Endpoint::Address(address) => vec![*address],
+        Endpoint::Node(name) => evaluator.addresses_of_node(name).collect(),
+        Endpoint::Pod(key) => {
+            let pod = evaluator.snapshot().pods.get(key)?;
             let node = pod.node.as_ref().filter(|_| pod.host_network);
-            let node = node.and_then(|name| snapshot.nodes.get(name));
-            let of_node = node.map_or(&[][..], |node| &node.addresses);
-            pod.addresses.iter().chain(of_node).copied().collect()
-        }),
+            let of_node = node
+                .into_iter()
+                .flat_map(|name| evaluator.addresses_of_node(name));
+            pod.addresses.iter().copied().chain(of_node).collect()
+        }
     };
-    let families: BTreeSet<Family> = addresses?.into_iter().map(family_of).collect();
+    let families: BTreeSet<Family> = addresses.into_iter().map(family_of).collect();
     (!families.is_empty()).then_some(families)
 }
 

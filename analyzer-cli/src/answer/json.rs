@@ -11,7 +11,7 @@ use policy_compiler::{
 };
 use serde::Serialize;
 
-use super::{Cell, Word};
+use super::{APART, Cell, Word};
 use crate::{
     API_VERSION,
     flow::{is_all, is_nothing},
@@ -128,6 +128,9 @@ pub struct CellJson {
     decided_by: Vec<Decided>,
     unknown: Vec<UnknownJson>,
     assumptions: Vec<&'static str>,
+    /// Why there is no flow that a policy could decide.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    because: Option<&'static str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     denials: Vec<DenialJson>,
 }
@@ -209,6 +212,7 @@ impl PairJson {
                 decided_by: Self::by_family(&json),
                 unknown,
                 assumptions,
+                because: cells.iter().all(|cell| cell.is_apart).then_some(APART),
                 denials: Vec::new(),
             };
             (cell, std::mem::take(&mut json))
@@ -294,6 +298,7 @@ impl CellJson {
             decided_by,
             unknown,
             assumptions: cell.assumptions.clone(),
+            because: cell.is_apart.then_some(APART),
             denials,
         }
     }

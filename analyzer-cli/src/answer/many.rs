@@ -2,7 +2,7 @@
 //! What are the answers for every pair of many ends? What pairs have in common is found out once.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     hash::Hash,
     rc::Rc,
 };
@@ -13,7 +13,7 @@ use policy_compiler::{
     portmap::PortSet,
 };
 
-use super::{Cell, Inquiry, Told, ask, families_of, in_common, told_apart};
+use super::{Cell, Families, Inquiry, Told, ask, told_apart};
 use crate::flow::{Group, PortQuery};
 
 /// Classes of ends that are alike, asked about pair by pair, in every family.
@@ -24,14 +24,15 @@ pub struct Many<'a, 's> {
     ends: Vec<Group>,
     /// By class: its first member, and the one that it meets inside the class.
     members: Vec<[usize; 2]>,
-    /// By end: the families it has addresses of, if they are known.
-    families: Vec<Option<BTreeSet<Family>>>,
+    /// By end: the families it can be met in.
+    families: Vec<Families>,
     /// By end: the number of what is asked about toward it.
     asked: Vec<u32>,
     questions: Numbered<PortSet>,
     views: BTreeMap<Option<Family>, View>,
     told: Numbered<Told>,
-    kinds: HashMap<Vec<Part>, Kind>,
+    /// By what is asked about and what is said.
+    kinds: HashMap<(u32, Vec<Part>), Kind>,
 }
 
 /// Pairs of one kind have the same answer, but for the names of the ends.
@@ -84,7 +85,7 @@ impl<'a, 's> Many<'a, 's> {
             questions,
             families: ends
                 .iter()
-                .map(|end| families_of(evaluator, &end.endpoint))
+                .map(|end| Families::of(evaluator, &end.endpoint))
                 .collect(),
             views: BTreeMap::new(),
             told: Numbered::default(),
@@ -111,7 +112,8 @@ impl<'a, 's> Many<'a, 's> {
         let mut told = parts.iter().flat_map(|part| part.told);
         let nameless = told.all(|number| self.told.get(number).is_some_and(Told::is_nameless));
         let next = Kind(self.kinds.len());
-        nameless.then(|| *self.kinds.entry(parts).or_insert(next))
+        let asked = *self.asked.get(dst)?;
+        nameless.then(|| *self.kinds.entry((asked, parts)).or_insert(next))
     }
 
     /// What [`ask`] says of a member of one class and a member of another.
@@ -132,6 +134,10 @@ impl<'a, 's> Many<'a, 's> {
             };
             return ask(self.evaluator, source, destination, &inquiry);
         };
+        if parts.is_empty() {
+            let asked = destination.asked(self.evaluator.snapshot(), self.ports);
+            return vec![Cell::apart(source, destination, None, &asked)];
+        }
         let cells = parts.iter().filter_map(|part| {
             let view = self.views.get(&part.family)?;
             let [egress, ingress] = part.told.map(|number| self.told.get(number));
@@ -148,10 +154,11 @@ impl<'a, 's> Many<'a, 's> {
         told_apart(cells.collect(), None)
     }
 
-    /// What is said of a pair, family by family; `None` if both ends are one pod.
+    /// What is said of a pair, family by family, of which there may be none; `None` if both ends are one
+    /// pod.
     fn parts(&mut self, src: usize, dst: usize) -> Option<Vec<Part>> {
-        let of = |end: usize| self.families.get(end).and_then(Option::as_ref);
-        let families = in_common(of(src), of(dst));
+        let families = self.families.get(src)?;
+        let families = families.in_common(self.families.get(dst)?);
         let asked = *self.asked.get(dst)?;
         let ports = self.questions.get(asked)?;
         let mut parts = Vec::with_capacity(families.len());

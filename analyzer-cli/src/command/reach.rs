@@ -11,7 +11,7 @@ use policy_compiler::{
 
 use crate::{
     Io,
-    answer::{AnswerJson, Cell, Inquiry, Word, ask},
+    answer::{APART, AnswerJson, Cell, Inquiry, Word, ask},
     args::{Asserted, FlowArgs, Tabular},
     exit::{ExitStatus, UsageError},
     flow::{PortQuery, Resolved, is_all, is_nothing, parse_target, resolve, spell_ports},
@@ -182,6 +182,7 @@ fn summary(world: &World, cell: &Cell, port: &PortQuery) -> String {
                 format!("allowed {}", named(world, cell, &cell.allowed))
             }
         },
+        Word::Denied if cell.is_apart => format!("not allowed: {APART}"),
         Word::Denied => "not allowed".to_owned(),
         Word::Partial => format!(
             "allowed {}; nothing else",

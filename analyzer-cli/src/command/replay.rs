@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::ValueEnum;
 use policy_compiler::{
     Decision, Reason, Verdict,
-    model::{Direction, Family, Protocol},
+    model::{Direction, Family, Protocol, family_of},
     partial::{Evaluator, Outcome, Party},
 };
 use serde::Serialize;
@@ -17,10 +17,10 @@ use serde_json::Value;
 
 use crate::{
     API_VERSION, Io,
-    answer::{families, policy_name, reason_name},
+    answer::{APART, families, policy_name, reason_name},
     args::ReplayArgs,
     exit::{ExitStatus, UsageError},
-    flow::{Group, PortQuery, parse_target, resolve},
+    flow::{Group, PortQuery, Target, parse_target, resolve},
     load::World,
     render::{diagnostics, table},
 };
@@ -185,14 +185,20 @@ fn decide(world: &World, evaluator: &Evaluator<'_>, record: &Record) -> Result<L
     let snapshot = &world.loaded.snapshot;
     let end = |text: &str| {
         let (target, port) = parse_target(text)?;
-        Ok::<_, UsageError>((resolve(&target, snapshot, &world.namespace)?, port))
+        let resolved = resolve(&target, snapshot, &world.namespace)?;
+        Ok::<_, UsageError>((target, resolved, port))
     };
-    let (source, source_port) = end(&record.src)?;
-    let (destination, port) = end(&record.dst)?;
+    let (source_target, source, source_port) = end(&record.src)?;
+    let (target, destination, port) = end(&record.dst)?;
     if source_port.is_some() || source.via_service {
         return Err(UsageError::new(
             "the source of a flow is no Service and has no port",
         ));
+    }
+    if let (Target::Address(src), Target::Address(dst)) = (&source_target, &target)
+        && family_of(*src) != family_of(*dst)
+    {
+        return Err(UsageError::new(format!("`{src}` and `{dst}` have {APART}")));
     }
     let port = match (&port, record.port) {
         (Some(port), None) => PortQuery::from_str(port)?,
@@ -261,9 +267,15 @@ fn pair(
     via_service: bool,
 ) -> Option<Answer> {
     // Without a family the flow is of the first one that both ends have.
-    let family = families(evaluator, &src.endpoint, &dst.endpoint, family)
-        .into_iter()
-        .next()?;
+    let families = families(evaluator, &src.endpoint, &dst.endpoint, family);
+    let Some(family) = families.into_iter().next() else {
+        return Some(Answer {
+            verdict: "denied",
+            egress: SideJson::apart(),
+            ingress: SideJson::apart(),
+            unknown: Vec::new(),
+        });
+    };
     let source = evaluator.party(&src.endpoint, family);
     let destination = evaluator.party(&dst.endpoint, family);
     let destination = crate::answer::other_replica(destination, &src.endpoint);
@@ -300,6 +312,18 @@ fn pair(
 }
 
 impl SideJson {
+    /// Of ends without addresses of a common family.
+    fn apart() -> Self {
+        Self {
+            verdict: "denied",
+            tier: None,
+            policy: None,
+            rule: None,
+            reason: Some(APART),
+            audited: None,
+        }
+    }
+
     fn of(decision: Option<&Decision>) -> Self {
         let Some(decision) = decision else {
             return Self {

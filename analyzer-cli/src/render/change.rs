@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::plain;
 use crate::{
-    answer::{Cell, PortsJson, ports_json, reason_name, verdict_name},
+    answer::{APART, Cell, PortsJson, ports_json, reason_name, verdict_name},
     flow::spell_ports,
 };
 
@@ -167,6 +167,9 @@ fn spell_reason(direction: Direction, decision: &Decision) -> String {
 
 /// What decided a cell, in a few words.
 pub fn reasons(cell: &Cell) -> String {
+    if cell.is_apart {
+        return APART.to_owned();
+    }
     let mut words: BTreeSet<String> = BTreeSet::new();
     for direction in Direction::BOTH {
         let side = cell.side(direction);

@@ -13,6 +13,7 @@ mod completions;
 #[expect(dead_code, reason = "other suites include it, too")]
 mod control_plane;
 mod diff;
+mod families;
 mod fix;
 mod forging;
 mod live;
@@ -20,6 +21,7 @@ mod mistakes;
 mod pipes;
 mod report;
 mod tools;
+mod unknowns;
 
 use std::{
     io::Write as _,

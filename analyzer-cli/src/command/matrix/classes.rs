@@ -13,7 +13,7 @@ use policy_compiler::{
 use super::{endpoints, pairs::Pairs, through};
 use crate::{
     answer::families_of,
-    flow::{Group, PortQuery},
+    flow::{Group, PortQuery, is_all, is_nothing},
     load::World,
 };
 
@@ -46,6 +46,8 @@ pub struct CellIds {
     pub unknown: u32,
     /// Allowed only in some family, or only for some members.
     pub sometimes: u32,
+    /// Everything that is asked about is certainly allowed.
+    pub whole: bool,
 }
 
 /// Every class to every class.
@@ -117,17 +119,21 @@ impl Matrix {
 
     /// Groups every endpoint, adds these ranges of addresses, and asks about every pair.
     pub fn with(evaluator: &Evaluator<'_>, port: &PortQuery, outside: &[Group]) -> Self {
-        let mut classes = classes(evaluator, port);
-        classes.extend(outside.iter().map(|group| external(evaluator, group)));
+        let families = Families::of(evaluator, outside);
+        let mut classes = classes(evaluator, port, &families);
+        let ranges = outside.iter();
+        classes.extend(ranges.map(|group| external(evaluator, group, &families)));
         let mut sets = Sets::default();
         let mut kinds = Kinds::default();
         let asked = |class: &Class| class.asked(evaluator, port);
-        let mut pairs = Pairs::new(evaluator, &classes, &asked);
+        let mut pairs = Pairs::new(evaluator, &classes, &families, &asked);
         let mut cells = Vec::with_capacity(classes.len() * classes.len());
         for (from, source) in classes.iter().enumerate() {
             for to in 0..classes.len() {
                 cells.push(if from == to {
-                    kinds.number(inside(evaluator, &mut sets, source, asked(source).as_ref()))
+                    let asked = asked(source);
+                    let parties = source.parties.iter().take(families.inside.len());
+                    kinds.number(inside(evaluator, &mut sets, parties, asked.as_ref()))
                 } else {
                     pairs.between(from, to, &mut sets, &mut kinds)
                 });
@@ -233,6 +239,7 @@ impl Matrix {
         let mut allowed = PortSet::uniform(true);
         let mut any = PortSet::uniform(false);
         let mut unknown = PortSet::uniform(false);
+        let whole = ids.iter().all(|cell| cell.whole);
         for cell in ids {
             allowed = allowed.intersection(&self.set(cell.allowed));
             any = any
@@ -245,6 +252,7 @@ impl Matrix {
             allowed: self.sets.id(allowed),
             unknown: self.sets.id(unknown),
             sometimes: self.sets.id(sometimes),
+            whole,
         }
     }
 }
@@ -274,19 +282,15 @@ pub fn namespace_of(endpoint: &Endpoint) -> String {
     }
 }
 
-/// What gets through from one member of a class to another.
-fn inside(
+/// What gets through from one member of a class to another, as each family sees it.
+fn inside<'c>(
     evaluator: &Evaluator<'_>,
     sets: &mut Sets,
-    class: &Class,
+    parties: impl Iterator<Item = &'c Representative>,
     asked: Option<&PortSet>,
 ) -> CellIds {
     let mut answers: Vec<(PortSet, PortSet)> = Vec::with_capacity(2);
-    let possible = class.parties.iter().any(|seen| seen.party.has_family());
-    for seen in &class.parties {
-        if possible && !seen.party.has_family() {
-            continue;
-        }
+    for seen in parties.filter(|seen| seen.party.has_family()) {
         let sibling;
         let target = if let Some(other) = &seen.other {
             other
@@ -296,16 +300,23 @@ fn inside(
             &sibling
         };
         answers.push(through(evaluator, &seen.party, target, asked));
-        if !possible {
-            break;
-        }
     }
-    merge_families(sets, answers)
+    merge_families(sets, answers, asked)
 }
 
-/// What the families say, each of what gets through and what is unknown, as one cell.
-pub fn merge_families(sets: &mut Sets, mut answers: Vec<(PortSet, PortSet)>) -> CellIds {
+/// What the families say of what is `asked` about, each of what gets through and what is unknown, as one
+/// cell; `None` is everything.
+pub fn merge_families(
+    sets: &mut Sets,
+    mut answers: Vec<(PortSet, PortSet)>,
+    asked: Option<&PortSet>,
+) -> CellIds {
     let nothing = || PortSet::uniform(false);
+    let is_whole = |(allowed, _): &(PortSet, PortSet)| match asked {
+        None => is_all(allowed),
+        Some(asked) => !is_nothing(asked) && is_nothing(&asked.minus(allowed)),
+    };
+    let whole = !answers.is_empty() && answers.iter().all(is_whole);
     answers.dedup();
     if answers.len() < 2 {
         let (allowed, unknown) = answers.pop().unwrap_or_else(|| (nothing(), nothing()));
@@ -313,6 +324,7 @@ pub fn merge_families(sets: &mut Sets, mut answers: Vec<(PortSet, PortSet)>) -> 
             allowed: sets.id(allowed),
             unknown: sets.id(unknown),
             sometimes: sets.id(nothing()),
+            whole,
         };
     }
     let mut all = PortSet::uniform(true);
@@ -326,23 +338,22 @@ pub fn merge_families(sets: &mut Sets, mut answers: Vec<(PortSet, PortSet)>) -> 
         sometimes: sets.id(any.minus(&all)),
         allowed: sets.id(all),
         unknown: sets.id(unknown),
+        whole,
     }
 }
 
 /// The classes of all live pods, if a port is asked about.
-fn classes(evaluator: &Evaluator<'_>, port: &PortQuery) -> Vec<Class> {
-    let families = known_families(evaluator);
+fn classes(evaluator: &Evaluator<'_>, port: &PortQuery, families: &Families) -> Vec<Class> {
     let groups = alike(evaluator, &endpoints(evaluator), port);
     let mut classes: Vec<Class> = groups
         .into_iter()
         .map(|members| Class {
             members: members.iter().map(ToString::to_string).collect(),
             parties: families
-                .iter()
+                .all()
                 .filter_map(|family| {
-                    let party = evaluator.party(members.first()?, *family);
-                    let other = members.get(1).map(|other| evaluator.party(other, *family));
-                    let family = *family;
+                    let party = evaluator.party(members.first()?, family);
+                    let other = members.get(1).map(|other| evaluator.party(other, family));
                     Some(Representative {
                         family,
                         party,
@@ -396,18 +407,50 @@ pub fn alike(
     groups.into_values().collect()
 }
 
-/// The families that pods have addresses of; `None` if nothing is known of addresses.
+/// The families that pods, or the nodes whose network they use, have addresses of; `None` if nothing is
+/// known of addresses.
 fn known_families(evaluator: &Evaluator<'_>) -> Vec<Option<Family>> {
-    let pods = evaluator.snapshot().pods.values();
-    let addresses = pods.flat_map(|pod| &pod.addresses).copied();
-    let known: BTreeSet<Family> = addresses.map(family_of).collect();
+    let ends = endpoints(evaluator);
+    let of_ends = ends.iter().filter_map(|end| families_of(evaluator, end));
+    let known: BTreeSet<Family> = of_ends.flatten().collect();
     if known.is_empty() {
         return vec![None];
     }
     known.into_iter().map(Some).collect()
 }
 
-fn external(evaluator: &Evaluator<'_>, group: &Group) -> Class {
+/// The families in which ends are asked about.
+pub struct Families {
+    /// Those of pods.
+    pub inside: Vec<Option<Family>>,
+    /// Others, of addresses outside the cluster: who names an address asks about its family.
+    outside: Vec<Option<Family>>,
+}
+
+impl Families {
+    fn of(evaluator: &Evaluator<'_>, outside: &[Group]) -> Self {
+        let inside = known_families(evaluator);
+        let others: BTreeSet<Option<Family>> = if inside == [None] {
+            BTreeSet::new()
+        } else {
+            let ranges = outside.iter();
+            let families = ranges.filter_map(|group| families_of(evaluator, &group.endpoint));
+            families.flatten().map(Some).collect()
+        };
+        let outside = others.into_iter().filter(|it| !inside.contains(it));
+        Self {
+            outside: outside.collect(),
+            inside,
+        }
+    }
+
+    /// Every one.
+    pub fn all(&self) -> impl Iterator<Item = Option<Family>> + '_ {
+        self.inside.iter().chain(&self.outside).copied()
+    }
+}
+
+fn external(evaluator: &Evaluator<'_>, group: &Group, families: &Families) -> Class {
     let members = group.ranges.iter().map(ToString::to_string).collect();
     let own = match &group.endpoint {
         Endpoint::Address(address) => Some(family_of(*address)),
@@ -417,8 +460,8 @@ fn external(evaluator: &Evaluator<'_>, group: &Group) -> Class {
         members,
         endpoints: Vec::new(),
         external: true,
-        parties: known_families(evaluator)
-            .into_iter()
+        parties: families
+            .all()
             .map(|family| {
                 let mut party = evaluator.party(&group.endpoint, family);
                 if family.is_some() && family != own {

@@ -426,7 +426,7 @@ fn word(matrix: &Matrix, cell: CellIds) -> &'static str {
     let sometimes = matrix.set(cell.sometimes);
     if !is_nothing(&unknown) {
         "unknown"
-    } else if crate::flow::is_all(&allowed) {
+    } else if cell.whole {
         "allowed"
     } else if is_nothing(&allowed) && is_nothing(&sometimes) {
         "denied"

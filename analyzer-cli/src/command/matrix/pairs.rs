@@ -9,7 +9,7 @@ use policy_compiler::{
     portmap::PortSet,
 };
 
-use super::classes::{Class, Kinds, Sets, merge_families};
+use super::classes::{Class, Families, Kinds, Sets, merge_families};
 
 /// What the two sides say in one family: numbers of partitions.
 type Sides = (u32, u32);
@@ -20,6 +20,10 @@ pub struct Pairs {
     grids: Vec<Grid>,
     /// By class: in which families it has an address, as bits.
     families: Vec<u8>,
+    /// The families in which classes meet that are not outside the cluster, as bits.
+    inside: u8,
+    /// By class: whether it is outside the cluster.
+    external: Vec<bool>,
     /// By class: the number in `questions` of what is asked about toward it.
     asked: Vec<usize>,
     questions: Vec<Option<PortSet>>,
@@ -32,10 +36,10 @@ impl Pairs {
     pub fn new(
         evaluator: &Evaluator<'_>,
         classes: &[Class],
+        families: &Families,
         asked: &dyn Fn(&Class) -> Option<PortSet>,
     ) -> Self {
-        let count = classes.iter().map(|class| class.parties().count()).max();
-        let grids = (0..count.unwrap_or_default()).map(|family| {
+        let grids = (0..families.all().count()).map(|family| {
             let seen = classes.iter().filter_map(|class| class.party(family));
             let parties: Vec<&Party> = seen.collect();
             evaluator.grid(&parties)
@@ -58,6 +62,8 @@ impl Pairs {
         Self {
             grids: grids.collect(),
             families: classes.iter().map(bits).collect(),
+            inside: (0..families.inside.len()).fold(0, |bits, family| bits | 1 << family),
+            external: classes.iter().map(|class| class.external).collect(),
             asked,
             questions,
             known: HashMap::new(),
@@ -67,10 +73,12 @@ impl Pairs {
     /// The number of the cell from one class to another.
     pub fn between(&mut self, from: usize, to: usize, sets: &mut Sets, kinds: &mut Kinds) -> u32 {
         let of = |class: usize| self.families.get(class).copied().unwrap_or_default();
-        // Ends that cannot meet still have policies; say what those say of the first family.
-        let families = match of(from) & of(to) {
-            0 => 1,
-            both => both,
+        let is_external = |class: usize| self.external.get(class) == Some(&true);
+        let families = match (is_external(from), is_external(to)) {
+            (false, false) => of(from) & of(to) & self.inside,
+            (true, false) => of(from),
+            (false, true) => of(to),
+            (true, true) => of(from) & of(to),
         };
         let mut sides = [None; 2];
         for (family, (grid, sides)) in self.grids.iter().zip(&mut sides).enumerate() {
@@ -89,7 +97,7 @@ impl Pairs {
                     Some(asked) => (allowed.intersection(asked), unknown.intersection(asked)),
                 })
             });
-            kinds.number(merge_families(sets, answers.collect()))
+            kinds.number(merge_families(sets, answers.collect(), asked))
         })
     }
 }
