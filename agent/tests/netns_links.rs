@@ -9,7 +9,9 @@ use std::{
     time::Duration,
 };
 
-use agent::net::{Close, Gate, Guard, HostLinks, LinkEvent, LinkWatch, Netlink, Netns, Why};
+use agent::net::{
+    Close, Gate, Guard, HostLinks, LinkEvent, LinkWatch, Netlink, Netns, Why, outside_of,
+};
 use policy_ebpf_common::flow::Direction;
 
 /// Namespaces that go away with the test.
@@ -75,6 +77,10 @@ fn pairs_are_matched_by_index_and_namespace() {
                 format!("fd00:9::{i}").parse().unwrap()
             ]
         );
+        let named = |name| outside_of(&host, pod, name).unwrap();
+        assert_eq!(named("eth0").as_ref(), Some(outside));
+        assert_eq!(named("eth1"), None);
+        assert_eq!(named("lo"), None);
     }
     // A pair that leads to another pod has no end on the node.
     Netlink::open(&pods[0])
@@ -84,6 +90,7 @@ fn pairs_are_matched_by_index_and_namespace() {
     let interfaces = links.interfaces_of(&pods[0]).unwrap();
     let side = interfaces.iter().find(|i| i.inside.name == "side").unwrap();
     assert_eq!(side.outside, None);
+    assert_eq!(outside_of(&host, &pods[0], "side").unwrap(), None);
     assert_eq!(interfaces.iter().filter(|i| i.outside.is_some()).count(), 1);
 }
 

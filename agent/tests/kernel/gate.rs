@@ -2,8 +2,8 @@
 //! What closes interfaces before anybody knows them.
 
 use agent::{
-    datapath::{Attachment, Datapath, Hook, Options, Origin, cleanup},
-    net::{Netlink, Netns},
+    datapath::{Attachment, Closer, Datapath, Hook, Options, Origin, cleanup},
+    net::{Guard, Netlink, Netns},
 };
 use aya::programs::{SchedClassifier, TcAttachType};
 
@@ -68,13 +68,21 @@ fn what_a_gate_closes_the_datapath_takes_over_or_opens() {
         let mut closer = datapath.closer().unwrap();
         let gate = both([["gate_from_pod"], ["gate_to_pod"]]);
         let ours = both([["from_pod"], ["to_pod"]]);
-        let close = |closer: &mut agent::datapath::Closer, again| {
+        let close = |closer: &mut Closer, again| {
             for hook in HOOKS {
                 assert!(closer.close(index, hook, again).unwrap());
             }
         };
+        let guards = |closer: &Closer| HOOKS.map(|hook| closer.guard(index, hook));
+        assert_eq!(guards(&closer), [None; 2]);
         close(&mut closer, false);
         assert_eq!(programs(here, attachment), gate);
+        // Filters do not tell whose they are.
+        let closed = match attachment {
+            Attachment::Tcx => Guard::Gate,
+            Attachment::Clsact => Guard::Pod,
+        };
+        assert_eq!(guards(&closer), [Some(closed); 2]);
         assert!(datapath.held().unwrap().contains(&index));
         // What is closed and waits to be added is nobody's to repair.
         assert_eq!(datapath.maintain().unwrap().repaired, []);
@@ -82,6 +90,7 @@ fn what_a_gate_closes_the_datapath_takes_over_or_opens() {
 
         datapath.add(index, Origin::New).unwrap();
         assert_eq!(programs(here, attachment), ours);
+        assert_eq!(guards(&closer), [Some(Guard::Pod); 2]);
         // A gate that comes late changes nothing, unless the interface leads elsewhere by now.
         close(&mut closer, false);
         assert_eq!(programs(here, attachment), ours);
@@ -97,6 +106,7 @@ fn what_a_gate_closes_the_datapath_takes_over_or_opens() {
         super::updates::wait_until_gone(Hook::FromPod, index);
         super::updates::wait_until_gone(Hook::ToPod, index);
         assert_eq!(programs(here, attachment), both([[], []]));
+        assert_eq!(guards(&closer), [None; 2]);
         assert!(!datapath.held().unwrap().contains(&index));
         // An interface that is gone is no error.
         let links = Netlink::open(here).unwrap();
