@@ -41,8 +41,13 @@ const CONFIGURATIONS: [(&str, &str); 13] = [
 
 /// What is measured on the wire: its name, a title, and whether less is better, in which case what is
 /// added to no policy is shown, else the share of no policy that is left.
-const QUANTITIES: [(&str, &str, bool); 7] = [
+const QUANTITIES: [(&str, &str, bool); 8] = [
     ("tcp_rr", "TCP request and response", true),
+    (
+        "tcp_rr_program",
+        "one run of a program among them, by the kernel's clock",
+        true,
+    ),
     ("tcp_crr", "TCP connection, request and response", true),
     ("udp_new", "UDP datagram of an unanswered flow", true),
     ("udp_answered", "UDP datagram of an answered flow", true),
@@ -71,6 +76,7 @@ Rounds shuffle the configurations.
 Before each reading, probes make sure that the allowed port answers and the forbidden one does not.
 
 The policy isolates both pods in both directions, which is the most there is to do: a request and its response pass four programs.
+Of configurations with BPF programs the kernel also says what one run of a program takes meanwhile; its clock is part of that, as the empty programs show.
 netpol's tables are those of a cluster of 10,000 pods and 1,000 policies.
 \"kube-router's layout\" stands for chains and sets of the shape that kube-router makes, for 110 pods with sets of 100 addresses, made by this project's own generator; 10 and 100 are the policies that select each of the two pods.
 iptables is its older backend where the machine has it.

@@ -6,6 +6,9 @@
 //! configurations in another order each. A reading whose configuration does not let through and hold
 //! back what it should is thrown away.
 //!
+//! Of configurations with programs of BPF the kernel also says what a run of one takes amid the packets
+//! of a connection.
+//!
 //! Everything is made inside network namespaces and goes with them, also after a signal or a crash.
 //! Needs root.
 //!
@@ -25,6 +28,7 @@ mod hook;
 pub(crate) mod load;
 mod netfilter;
 pub(crate) mod ours;
+pub(crate) mod programs;
 mod queue;
 pub(crate) mod world;
 
@@ -139,11 +143,18 @@ fn read(here: &Place, plan: &Plan, configuration: &Configuration) -> Result<Vec<
         Ok(quantities)
     };
     let before = take()?;
+    let known = programs::loaded();
     let in_force = configuration.apply(&world, &plan.size, plan.cpu)?;
     world.check(configuration.enforces)?;
     let after = take()?;
+    let transactions = || Measure::TcpRr.take(&world, plan.cpu, plan.time).map(drop);
+    let run = programs::mean(&known, transactions)?;
     drop(in_force);
-    Ok(before.into_iter().zip(after).collect())
+    let mut readings: Vec<Reading> = before.into_iter().zip(after).collect();
+    // Without the configuration there are no programs.
+    let quantity = |nanoseconds| ("tcp_rr_program", "ns", nanoseconds);
+    readings.extend(run.map(|run| (quantity(0.0), quantity(run))));
+    Ok(readings)
 }
 
 /// What the environment asks for.

@@ -18,6 +18,7 @@ use super::wire::{
     configuration::{CONFIGURATIONS, Configuration, Size},
     load::Measure,
     ours::Scale,
+    programs,
     world::World,
 };
 
@@ -114,4 +115,16 @@ fn every_quantity_can_be_measured() {
         "udp_new",
     ];
     assert_eq!(names, BTreeSet::from(all));
+}
+
+#[test]
+fn the_kernel_says_how_long_programs_run() {
+    let world = world();
+    let configuration = CONFIGURATIONS.iter().find(|c| c.name == "ours-tcx");
+    let known = programs::loaded();
+    let _in_force = configuration.unwrap().apply(&world, &SMALL, cpu()).unwrap();
+    let time = Duration::from_millis(5);
+    let transactions = || Measure::TcpRr.take(&world, cpu(), time).map(drop);
+    let mean = programs::mean(&known, transactions).unwrap();
+    assert!(mean.is_some_and(|run| run > 0.0), "{mean:?}");
 }
