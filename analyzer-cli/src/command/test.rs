@@ -206,9 +206,9 @@ fn judge(world: &World, test: &Test) -> anyhow::Result<Outcome> {
         }
     }
     if pairs == 0 {
-        let name = plain::line(&test.name);
-        let message = format!("test `{name}` is about nothing: every pair is listed or one pod");
-        return Err(UsageError::new(message).into());
+        // What says nothing of anybody holds of nothing that anybody wants.
+        let why = "the test is about no pair: every end is listed, or both are one pod";
+        return Ok(Outcome::Fail(Counterexample::about_all(why)));
     }
     Ok(match doubt {
         Some(doubt) => Outcome::Unknown(doubt),

@@ -23,15 +23,16 @@ pub struct File {
 pub struct Test {
     /// What the test says, in words.
     pub name: String,
-    /// Sources; everybody if absent.
+    /// Sources; every pod and every address outside if absent. Nodes, which reach their own pods whatever
+    /// policies say, are asked about only where they are named.
     pub from: Option<End>,
-    /// Destinations; everybody if absent.
+    /// Destinations; every pod and every address outside if absent.
     pub to: Option<End>,
     /// The port; every one if absent.
     pub port: Option<String>,
-    /// Nobody else may be a source.
+    /// No other pod and no other address outside may be a source.
     pub only_from: Option<Vec<End>>,
-    /// Nobody else may be a destination.
+    /// No other pod and no other address outside may be a destination.
     pub only_to: Option<Vec<End>>,
     /// No other port may be reached.
     pub only_ports: Option<Vec<String>>,
