@@ -165,6 +165,9 @@ pub struct ExposureArgs {
     /// Pods that serve Ingresses and Gateways, written as SRC of `reach`
     #[arg(long, value_name = "PODS")]
     pub controller: Vec<String>,
+    /// An entry for every workload, naming everybody, instead of classes
+    #[arg(long)]
+    pub expand: bool,
 }
 
 /// Arguments of `lint`.
@@ -288,6 +291,10 @@ somebody from outside could get there through other workloads.
 
 Which pods serve an Ingress class is written in no manifest: unless everybody gets the same answer, or
 --controller names them, what comes in that way is unknown (exit code 3).
+
+Workloads of which the same is true are one entry. In JSON, audiences are numbers of the classes of pods,
+ranges of addresses and kinds of pods to come that are listed once, and so are reasons; --expand names
+everybody in every entry, as does -o jsonl, and an answer about one WORKLOAD.
 
 Examples:
   netpol-analyze -f manifests/ exposure

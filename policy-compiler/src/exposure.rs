@@ -11,15 +11,16 @@
 mod alike;
 mod doors;
 mod future;
+mod pairs;
 mod reach;
 mod ways;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
     sync::Arc,
 };
-
-use ipnet::IpNet;
 
 pub use doors::{Door, DoorKind};
 pub use future::Newcomer;
@@ -27,14 +28,17 @@ pub use reach::{Passage, Reach};
 pub use ways::{Hop, Way, Ways};
 
 use crate::{
+    compile::hash::FastMap,
     model::{Direction, Entrances, Family, PodKey},
-    partial::{self, Evaluator, Grid, Outcome, Party},
-    portmap::PortSet,
-    ranges,
+    partial::{Evaluator, Outcome, Party},
+    portmap::{PortMap, PortSet},
+    ranges::{self, Range},
     symbolic::TooMany,
     verdict::{Decision, Endpoint},
 };
 use alike::{Alike, Stranger};
+use future::Newcomers;
+use pairs::{AnswerId, Pairs};
 
 /// What can be asked about the exposure of the pods of one snapshot.
 #[derive(Debug)]
@@ -43,29 +47,60 @@ pub struct Analysis<'a> {
     entrances: &'a Entrances,
     controllers: &'a [PodKey],
     families: Vec<Option<Family>>,
-    /// By family: what the classes may open to each other.
-    grids: Vec<Grid>,
     classes: Vec<Alike>,
     class_of: BTreeMap<PodKey, usize>,
     /// The ranges of outside addresses that policies tell apart.
-    world: Vec<(ranges::Range, Stranger)>,
+    world: Vec<(Range, Stranger)>,
     nodes: Vec<(Arc<str>, Stranger)>,
+    /// What the classes, and behind them the ranges, may open to each class.
+    pairs: Pairs,
+    newcomers: Newcomers,
+    seen: RefCell<FastMap<Target, Rc<Seen>>>,
 }
 
+/// The numbers of classes, and whether a single pod is meant.
+type Target = (Vec<usize>, bool);
+
 /// Everybody who may or may not reach a workload.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exposure {
-    /// Every address that is no pod, Service or node.
-    pub world: Vec<Audience<IpNet>>,
+    /// What does not depend on where replicas run and what is in front of them: workloads of the same
+    /// classes share it.
+    pub seen: Rc<Seen>,
     /// The network stacks of known nodes.
     pub nodes: Vec<Audience<Arc<str>>>,
-    /// Every other pod.
-    pub cluster: Vec<Audience<PodKey>>,
-    /// A pod for every way in which policies could treat pods that do not exist yet, in namespaces that
-    /// exist and in those that do not.
-    pub future: Result<Vec<Audience<Newcomer>>, TooMany>,
     /// What leads to the workload.
     pub doors: Vec<Door>,
+}
+
+/// Who may or may not reach all workloads that are alike.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Every address that is no pod, Service or node: numbers of [`Analysis::ranges`].
+    pub world: Vec<Audience<usize>>,
+    /// Every other pod. A pod is no audience of itself: nothing keeps it from itself (A57).
+    pub cluster: Vec<Audience<Members>>,
+    /// A pod for every way in which policies could treat pods that do not exist yet, in namespaces that
+    /// exist and in those that do not.
+    pub future: Result<Vec<Audience<Rc<Newcomer>>>, TooMany>,
+}
+
+/// Pods of a class, which has its number in [`Analysis::classes`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Members {
+    /// All of them.
+    All(usize),
+    /// All but the pod that is asked about.
+    Others(usize),
+}
+
+impl Members {
+    /// The number of the class.
+    pub const fn class(self) -> usize {
+        match self {
+            Self::All(class) | Self::Others(class) => class,
+        }
+    }
 }
 
 /// Some who are alike.
@@ -74,13 +109,14 @@ pub struct Audience<W> {
     /// All of them, sorted.
     pub who: Vec<W>,
     /// What they may open to the workload.
-    pub reach: Reach,
-    /// What decided, for the first of them and the first replica.
-    pub because: Vec<Because>,
+    pub reach: Rc<Reach>,
+    /// What decided, for the first of them and the first replica. Equal ones are one object for all
+    /// questions to an [`Analysis`].
+    pub because: Rc<[Rc<Because>]>,
 }
 
 /// What decided a part of one direction.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Because {
     /// The source's side or the workload's.
     pub direction: Direction,
@@ -101,19 +137,12 @@ impl<'a> Analysis<'a> {
         let snapshot = evaluator.snapshot();
         let families = alike::families(snapshot);
         let classes = alike::classes(evaluator, &families);
-        let seen_by = |family: usize| {
-            let parties = classes
-                .iter()
-                .filter_map(|class| class.parties().nth(family));
-            evaluator.grid(&parties.collect::<Vec<&Party>>())
-        };
-        let grids = (0..families.len()).map(seen_by).collect();
         let numbered = classes.iter().enumerate();
         let class_of = numbered
             .flat_map(|(number, class)| class.members.iter().map(move |key| (key.clone(), number)))
             .collect();
         let stranger = |end: &Endpoint| Stranger::new(evaluator, &families, end);
-        let world = ranges::outside(&[snapshot])
+        let world: Vec<(Range, Stranger)> = ranges::outside(&[snapshot])
             .into_iter()
             .map(|range| {
                 let own = stranger(&Endpoint::Address(range.example));
@@ -124,30 +153,79 @@ impl<'a> Analysis<'a> {
             let own = stranger(&Endpoint::Node(name.clone()));
             (name.clone(), own)
         });
+        let nodes = nodes.collect();
+        let seen_by = |family: usize| {
+            let pods = classes
+                .iter()
+                .filter_map(|class| class.parties().nth(family));
+            let outside = world
+                .iter()
+                .filter_map(|(_, stranger)| stranger.party(family));
+            // INVARIANT: every end is seen by every family, so it has the same number in each.
+            let ends: Vec<&Party> = pods.chain(outside).collect();
+            evaluator.grid(&ends)
+        };
+        let grids = (0..families.len()).map(seen_by).collect();
         Self {
-            nodes: nodes.collect(),
+            pairs: Pairs::new(grids),
+            newcomers: Newcomers::of(snapshot, evaluator.doubts()),
+            seen: RefCell::default(),
+            nodes,
             world,
             evaluator,
             entrances,
             controllers,
             families,
-            grids,
             classes,
             class_of,
         }
     }
 
+    /// The members of every class, sorted: pods that policies do not tell apart.
+    pub fn classes(&self) -> impl ExactSizeIterator<Item = &[PodKey]> {
+        self.classes.iter().map(|class| class.members.as_slice())
+    }
+
+    /// The ranges of outside addresses that policies tell apart.
+    pub fn ranges(&self) -> impl ExactSizeIterator<Item = &Range> {
+        self.world.iter().map(|(range, _)| range)
+    }
+
+    /// The pods of a class.
+    pub fn members(&self, class: usize) -> &[PodKey] {
+        self.class(class).map_or(&[], |class| &class.members)
+    }
+
     /// Who may reach the pods `replicas`, which are taken for one workload.
     pub fn exposure(&self, replicas: &[PodKey]) -> Exposure {
-        let classes = self.classes_of(replicas);
-        let future = self.future(replicas);
+        let seen = self.seen(replicas);
         Exposure {
-            world: self.world_audiences(&classes),
             nodes: self.node_audiences(replicas),
-            cluster: self.pod_audiences(&classes),
-            doors: self.doors(replicas, Some(&future)),
-            future,
+            doors: self.doors(replicas, Some(&seen.future)),
+            seen,
         }
+    }
+
+    fn seen(&self, replicas: &[PodKey]) -> Rc<Seen> {
+        let classes = self.classes_of(replicas);
+        let single = match (replicas, classes.as_slice()) {
+            ([_], [class]) => self
+                .class(*class)
+                .is_some_and(|it| !it.stands_for_replicas()),
+            _ => false,
+        };
+        let key = (classes, single);
+        if let Some(known) = self.seen.borrow().get(&key) {
+            return known.clone();
+        }
+        let (classes, single) = &key;
+        let seen = Rc::new(Seen {
+            world: self.world_audiences(classes),
+            cluster: self.pod_audiences(classes, *single),
+            future: self.future(replicas),
+        });
+        self.seen.borrow_mut().insert(key, seen.clone());
+        seen
     }
 
     /// The numbers of the classes that hold any of `replicas`.
@@ -163,33 +241,33 @@ impl<'a> Analysis<'a> {
         self.classes.get(number)
     }
 
-    fn world_audiences(&self, targets: &[usize]) -> Vec<Audience<IpNet>> {
-        let mut audiences = Vec::new();
-        for (range, stranger) in &self.world {
-            let reach = self.merged(targets, |class| {
-                Some(stranger.reach(self.evaluator, class.parties()))
-            });
-            let because = self.first(targets, |class| stranger.meet(class.parties()));
-            join(
-                &mut audiences,
-                range.networks.iter().copied(),
-                reach,
-                because,
-            );
-        }
-        for audience in &mut audiences {
-            audience.who = IpNet::aggregate(&audience.who);
-        }
-        audiences
+    fn world_audiences(&self, targets: &[usize]) -> Vec<Audience<usize>> {
+        let ranges = self.world.iter().enumerate();
+        let asked = ranges.map(|(range, _)| (range, self.ask_range(range, targets)));
+        self.together(asked)
+    }
+
+    /// What a range of outside addresses may open to several classes.
+    fn ask_range(&self, range: usize, targets: &[usize]) -> AnswerId {
+        let stranger = self.world.get(range).map(|(_, stranger)| stranger);
+        let meetings = targets.iter().filter_map(|to| {
+            let target = self.class(*to)?;
+            Some((*to, stranger?.meetings(target.parties())))
+        });
+        let meetings: Vec<_> = meetings.collect();
+        let end = self.classes.len() + range;
+        self.pairs.ask(self.evaluator, end, &meetings)
     }
 
     fn node_audiences(&self, replicas: &[PodKey]) -> Vec<Audience<Arc<str>>> {
         // A pod is always reached from its own node, so here it matters where replicas run.
         let mut seen: BTreeMap<(usize, Option<&Arc<str>>), &PodKey> = BTreeMap::new();
-        for key in replicas {
-            let pod = self.evaluator.snapshot().pods.get(key);
-            if let (Some(class), Some(pod)) = (self.class_of.get(key), pod) {
-                seen.entry((*class, pod.node.as_ref())).or_insert(key);
+        if !self.nodes.is_empty() {
+            for key in replicas {
+                let pod = self.evaluator.snapshot().pods.get(key);
+                if let (Some(class), Some(pod)) = (self.class_of.get(key), pod) {
+                    seen.entry((*class, pod.node.as_ref())).or_insert(key);
+                }
             }
         }
         let targets: Vec<Vec<Party>> = seen
@@ -202,175 +280,113 @@ impl<'a> Analysis<'a> {
                     .collect()
             })
             .collect();
-        let mut audiences = Vec::new();
-        for (name, stranger) in &self.nodes {
+        let asked = self.nodes.iter().map(|(name, stranger)| {
             let found: Vec<Reach> = targets
                 .iter()
                 .map(|target| stranger.reach(self.evaluator, target))
                 .collect();
-            let pair = targets.iter().find_map(|target| stranger.meet(target));
-            let because = pair.map(|(from, to)| self.because(from, to));
-            let because = because.unwrap_or_default();
-            join(
-                &mut audiences,
-                [name.clone()],
-                Reach::merge(&found),
-                because,
-            );
-        }
-        audiences
-    }
-
-    fn pod_audiences(&self, targets: &[usize]) -> Vec<Audience<PodKey>> {
-        let mut audiences = Vec::new();
-        let mut known: HashMap<Vec<Option<partial::Alike>>, (Reach, Vec<Because>)> = HashMap::new();
-        for (from, source) in self.classes.iter().enumerate() {
-            let alike = self.alike(from, targets);
-            let found = match alike.as_ref().and_then(|alike| known.get(alike)) {
-                Some(found) => Some(found.clone()),
-                None => self.pods_reach(from, targets),
-            };
-            let Some((reach, because)) = found else {
-                continue;
-            };
-            // The facts that are missing may be about the source.
-            if let Some(alike) = alike.filter(|_| reach.missing.is_empty()) {
-                known.insert(alike, (reach.clone(), because.clone()));
-            }
-            join(
-                &mut audiences,
-                source.members.iter().cloned(),
-                reach,
-                because,
-            );
-        }
-        for audience in &mut audiences {
-            audience.who.sort();
-        }
-        audiences
-    }
-
-    /// What the pods of a class may open to several classes, and why; `None` if that is the same pod.
-    fn pods_reach(&self, from: usize, targets: &[usize]) -> Option<(Reach, Vec<Because>)> {
-        let reach = targets.iter().filter_map(|to| self.reach(from, *to));
-        let reach: Vec<Reach> = reach.collect();
-        let source = self.class(from).filter(|_| !reach.is_empty())?;
-        let because = self.first(targets, |target| {
-            (0..self.grids.len()).find_map(|family| source.meet(target, family))
-        });
-        Some((Reach::merge(&reach), because))
-    }
-
-    /// What a pod of one class may open to a pod of another; `None` for a pod to itself.
-    fn reach(&self, from: usize, to: usize) -> Option<Reach> {
-        let (source, target) = (self.class(from)?, self.class(to)?);
-        if from == to {
-            return source.reach(self.evaluator, target);
-        }
-        let mut found = Vec::new();
-        for (family, grid) in self.grids.iter().enumerate() {
-            let Some((source, target)) = source.meet(target, family) else {
-                continue;
-            };
-            let (always, unknown) = grid.through(grid.pair(from, to));
-            found.push(if unknown.is_empty() {
-                Reach {
-                    always,
-                    ..Reach::nothing()
-                }
-            } else {
-                Reach::of(self.evaluator, source, target)
+            let mut met = targets.iter().flat_map(|target| stranger.meetings(target));
+            let because = met.find_map(|meeting| {
+                let (from, to) = meeting?;
+                Some(because(self.evaluator, from, to))
             });
-        }
-        Some(Reach::merge(&found))
+            let answer = self
+                .pairs
+                .keep(Reach::merge(&found), because.unwrap_or_default());
+            (name.clone(), answer)
+        });
+        self.together(asked)
     }
 
-    /// Equal for classes whose pods may open the same to `targets`, for the same reasons; `None` for a
-    /// target.
-    fn alike(&self, from: usize, targets: &[usize]) -> Option<Vec<Option<partial::Alike>>> {
-        let source = self.class(from).filter(|_| !targets.contains(&from))?;
-        let mut alike = Vec::with_capacity(targets.len() * self.grids.len());
-        for to in targets {
+    fn pod_audiences(&self, targets: &[usize], single: bool) -> Vec<Audience<Members>> {
+        let asked = (0..self.classes.len()).filter_map(|from| {
+            let who = if single && targets.contains(&from) {
+                Members::Others(from)
+            } else {
+                Members::All(from)
+            };
+            Some((who, self.ask_pods(from, targets)?))
+        });
+        self.together(asked)
+    }
+
+    /// What the pods of a class may open to several classes; `None` for a pod to itself, which is all
+    /// there is to ask of a class of one.
+    fn ask_pods(&self, from: usize, targets: &[usize]) -> Option<AnswerId> {
+        let source = self.class(from)?;
+        let meetings = targets.iter().filter_map(|to| {
             let target = self.class(*to)?;
-            for (family, grid) in self.grids.iter().enumerate() {
-                let meet = source.meet(target, family);
-                alike.push(meet.map(|_| grid.alike(from, *to)));
+            let meetings = if from != *to {
+                source.meetings(target)
+            } else if source.has_others() {
+                source.each_other()
+            } else {
+                return None;
+            };
+            Some((*to, meetings))
+        });
+        let meetings: Vec<_> = meetings.collect();
+        let is_asked = !meetings.is_empty();
+        is_asked.then(|| self.pairs.ask(self.evaluator, from, &meetings))
+    }
+
+    /// Those of whom the same is true as one audience.
+    fn together<W>(&self, asked: impl IntoIterator<Item = (W, AnswerId)>) -> Vec<Audience<W>> {
+        let mut audiences: Vec<Audience<W>> = Vec::new();
+        let mut places: FastMap<AnswerId, usize> = FastMap::default();
+        for (who, id) in asked {
+            let next = audiences.len();
+            let place = *places.entry(id).or_insert(next);
+            if let Some(known) = audiences.get_mut(place) {
+                known.who.push(who);
+            } else if let Some(answer) = self.pairs.answer(id) {
+                audiences.push(Audience {
+                    who: vec![who],
+                    reach: answer.reach.clone(),
+                    because: answer.because.clone(),
+                });
             }
         }
-        Some(alike)
+        audiences
     }
 
-    /// What one source may open to several classes.
-    fn merged(&self, targets: &[usize], ask: impl Fn(&Alike) -> Option<Reach>) -> Reach {
-        let classes = targets.iter().filter_map(|number| self.class(*number));
-        let found: Vec<Reach> = classes.filter_map(ask).collect();
-        Reach::merge(&found)
-    }
-
-    /// What decided for the first class that `meet` has a pair of parties for.
-    fn first<'s>(
-        &'s self,
-        targets: &[usize],
-        meet: impl Fn(&'s Alike) -> Option<(&'s Party, &'s Party)>,
-    ) -> Vec<Because> {
-        let mut classes = targets.iter().filter_map(|number| self.class(*number));
-        let pair = classes.find_map(meet);
-        pair.map(|(from, to)| self.because(from, to))
-            .unwrap_or_default()
-    }
-
-    fn because(&self, source: &Party, target: &Party) -> Vec<Because> {
-        because(self.evaluator, source, target)
+    /// What several answers have in common, and what only some of them say; `None` if there are none.
+    fn merged(&self, ids: impl IntoIterator<Item = AnswerId>) -> Option<Reach> {
+        let ids: BTreeSet<AnswerId> = ids.into_iter().collect();
+        (!ids.is_empty()).then(|| self.pairs.merged(&ids))
     }
 }
 
 /// The distinct decisions of both directions.
 fn because(evaluator: &Evaluator<'_>, source: &Party, target: &Party) -> Vec<Because> {
-    // Replicas that are one party are asked about as two: a pod is no audience of itself.
-    let sibling = (source.asked == target.asked).then(|| target.sibling());
-    let target = sibling.as_ref().unwrap_or(target);
     let connection = evaluator.connection(source, target, false);
-    let mut found: Vec<Because> = Vec::new();
-    for direction in Direction::BOTH {
-        let map = connection.side(direction);
-        let subject = match direction {
-            Direction::Egress => source,
-            Direction::Ingress => target,
-        };
-        let mut outcomes: Vec<&Outcome> = Vec::new();
-        for (_, outcome) in map.runs() {
-            if !outcomes.contains(&outcome) {
-                outcomes.push(outcome);
-            }
-        }
-        for outcome in outcomes {
-            if let Some(decision) = evaluator.decision(direction, subject, outcome) {
-                found.push(Because {
-                    direction,
-                    ports: map.map(|at| at == outcome),
-                    decision,
-                });
-            }
-        }
-    }
-    found
+    let of = |direction, subject| {
+        decisions(evaluator, direction, subject, connection.side(direction)).into_iter()
+    };
+    of(Direction::Egress, source)
+        .chain(of(Direction::Ingress, target))
+        .collect()
 }
 
-/// Adds some to those who are alike in what they may and why.
-fn join<W>(
-    audiences: &mut Vec<Audience<W>>,
-    who: impl IntoIterator<Item = W>,
-    reach: Reach,
-    because: Vec<Because>,
-) {
-    let same = |known: &&mut Audience<W>| known.reach == reach && known.because == because;
-    if let Some(known) = audiences.iter_mut().find(same) {
-        known.who.extend(who);
-    } else {
-        audiences.push(Audience {
-            who: who.into_iter().collect(),
-            reach,
-            because,
-        });
+/// The distinct decisions of one direction.
+fn decisions(
+    evaluator: &Evaluator<'_>,
+    direction: Direction,
+    subject: &Party,
+    map: &PortMap<Outcome>,
+) -> Vec<Because> {
+    let mut outcomes: Vec<&Outcome> = Vec::new();
+    for (_, outcome) in map.runs() {
+        if !outcomes.contains(&outcome) {
+            outcomes.push(outcome);
+        }
     }
+    let because = outcomes.into_iter().filter_map(|outcome| {
+        Some(Because {
+            direction,
+            ports: map.map(|at| at == outcome),
+            decision: evaluator.decision(direction, subject, outcome)?,
+        })
+    });
+    because.collect()
 }

@@ -6,7 +6,10 @@
 //! attacker is reachability through hops, which groups reach each other both ways, and which single
 //! group stands between two others.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    rc::Rc,
+};
 
 use petgraph::{
     Direction as Along,
@@ -20,7 +23,7 @@ use crate::{portmap::PortSet, verdict::Endpoint};
 /// The connectivity graph. Groups are named by their position in the list they were given in.
 #[derive(Clone, Debug)]
 pub struct Connectivity {
-    graph: DiGraph<Vec<Endpoint>, PortSet>,
+    graph: DiGraph<Vec<Endpoint>, Rc<PortSet>>,
 }
 
 /// One step of a path.
@@ -29,29 +32,30 @@ pub struct Hop {
     /// The group the step leads to.
     pub to: usize,
     /// What may be opened on the step.
-    pub ports: PortSet,
+    pub ports: Rc<PortSet>,
 }
 
 impl Connectivity {
     /// Builds the graph. Edges that open nothing, and edges of a group to itself, are left out.
     pub fn new(
         groups: impl IntoIterator<Item = Vec<Endpoint>>,
-        edges: impl IntoIterator<Item = (usize, usize, PortSet)>,
+        edges: impl IntoIterator<Item = (usize, usize, Rc<PortSet>)>,
     ) -> Self {
         let mut graph = DiGraph::new();
         for group in groups {
             graph.add_node(group);
         }
+        let exist = |(from, to, ports): &(usize, usize, Rc<PortSet>)| {
+            let known = *from < graph.node_count() && *to < graph.node_count();
+            known && from != to && !ports.is_empty()
+        };
         // Of two edges between the same groups the later one counts. The graph would look for the earlier
         // one among all edges of the group.
-        let mut open = BTreeMap::new();
-        for (from, to, ports) in edges {
-            let exist = from < graph.node_count() && to < graph.node_count();
-            if exist && from != to && !ports.is_empty() {
-                open.insert((from, to), ports);
-            }
-        }
-        for ((from, to), ports) in open {
+        let mut open: Vec<_> = edges.into_iter().filter(exist).collect();
+        open.reverse();
+        open.sort_by_key(|(from, to, _)| (*from, *to));
+        open.dedup_by_key(|(from, to, _)| (*from, *to));
+        for (from, to, ports) in open {
             graph.add_edge(NodeIndex::new(from), NodeIndex::new(to), ports);
         }
         Self { graph }
@@ -66,7 +70,13 @@ impl Connectivity {
     pub fn edges(&self) -> Vec<(usize, usize, &PortSet)> {
         let edges = self.graph.edge_references();
         let mut edges: Vec<_> = edges
-            .map(|edge| (edge.source().index(), edge.target().index(), edge.weight()))
+            .map(|edge| {
+                (
+                    edge.source().index(),
+                    edge.target().index(),
+                    &**edge.weight(),
+                )
+            })
             .collect();
         edges.sort_by_key(|(from, to, _)| (*from, *to));
         edges
@@ -166,7 +176,7 @@ mod tests {
     /// web → api → db, api ⇄ cache, and a batch job that reaches nothing.
     fn shop() -> Connectivity {
         let names = ["web", "api", "db", "cache", "batch"];
-        let all = || PortSet::uniform(true);
+        let all = || Rc::new(PortSet::uniform(true));
         Connectivity::new(
             names.map(|name| vec![Endpoint::Pod(PodKey::new("shop", name))]),
             [
@@ -174,7 +184,7 @@ mod tests {
                 (1, 2, all()),
                 (1, 3, all()),
                 (3, 1, all()),
-                (0, 4, PortSet::uniform(false)),
+                (0, 4, Rc::new(PortSet::uniform(false))),
                 (2, 2, all()),
             ],
         )

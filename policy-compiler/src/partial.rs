@@ -24,6 +24,7 @@ use crate::{
 };
 
 pub use classes::Class;
+pub(crate) use grid::both;
 pub use grid::{Alike, Grid, Verdicts};
 pub use index::{Evaluator, PolicyId, RuleId};
 pub use party::{Leaning, Party};

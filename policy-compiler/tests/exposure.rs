@@ -7,9 +7,10 @@ mod facts;
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use facts::complete;
+use ipnet::IpNet;
 use policy_compiler::{
     Flow, Snapshot, Verdict,
-    exposure::{Analysis, Newcomer, Reach},
+    exposure::{Analysis, Members, Newcomer, Reach},
     model::{Entrances, Family, Phase, Pod, PodKey, Protocol, family_of},
     partial::{Assumptions, Evaluator},
     ranges, reference,
@@ -106,6 +107,21 @@ impl Seen {
     }
 }
 
+/// The pods that an audience of `target` stands for.
+fn named<'a>(
+    analysis: &'a Analysis<'_>,
+    who: &'a [Members],
+    target: &'a PodKey,
+) -> impl Iterator<Item = &'a PodKey> {
+    who.iter().flat_map(move |members| {
+        let pods = analysis.members(members.class()).iter();
+        pods.filter(move |key| match members {
+            Members::All(_) => true,
+            Members::Others(_) => *key != target,
+        })
+    })
+}
+
 fn check(snapshot: Snapshot, picks: &[Index], seen: &mut Seen) -> Result<(), TestCaseError> {
     let snapshot = complete(snapshot);
     let evaluator = Evaluator::new(&snapshot, Assumptions::default(), Vec::new());
@@ -126,18 +142,28 @@ fn check(snapshot: Snapshot, picks: &[Index], seen: &mut Seen) -> Result<(), Tes
     let exposure = analysis.exposure(std::slice::from_ref(target));
 
     let ask = |source: Endpoint, family| oracle(&snapshot, source, target, family, port);
-    for audience in &exposure.world {
+    let seen_by = &exposure.seen;
+    let mut outside: BTreeSet<IpAddr> = BTreeSet::new();
+    for audience in &seen_by.world {
+        let networks: Vec<IpNet> = analysis
+            .ranges()
+            .enumerate()
+            .filter(|(number, _)| audience.who.contains(number))
+            .flat_map(|(_, range)| range.networks.clone())
+            .collect();
         let inside = addresses.iter().map(|range| range.example);
         let inside: Vec<IpAddr> = inside
-            .filter(|address| audience.who.iter().any(|net| net.contains(address)))
+            .filter(|address| networks.iter().any(|net| net.contains(address)))
             .collect();
         prop_assert!(!inside.is_empty());
+        outside.extend(inside.iter().copied());
         for address in inside {
             let truth = [ask(Endpoint::Address(address), family_of(address))];
             agrees(&audience.reach, &truth, port)?;
             seen.count(&audience.reach, port);
         }
     }
+    prop_assert_eq!(outside.len(), addresses.len(), "no address is left out");
     let everybody = |end: &Endpoint| FAMILIES.map(|family| ask(end.clone(), family));
     for audience in &exposure.nodes {
         for name in &audience.who {
@@ -149,8 +175,9 @@ fn check(snapshot: Snapshot, picks: &[Index], seen: &mut Seen) -> Result<(), Tes
         }
     }
     let mut asked = BTreeSet::from([target.clone()]);
-    for audience in &exposure.cluster {
-        for key in audience.who.iter().filter(|key| *key != target) {
+    for audience in &seen_by.cluster {
+        for key in named(&analysis, &audience.who, target) {
+            prop_assert!(key != target, "a pod is no audience of itself");
             agrees(
                 &audience.reach,
                 &everybody(&Endpoint::Pod(key.clone())),
@@ -165,8 +192,8 @@ fn check(snapshot: Snapshot, picks: &[Index], seen: &mut Seen) -> Result<(), Tes
         .filter(|pod| !pod.phase.is_finished());
     prop_assert_eq!(asked.len(), live.count(), "nobody is left out");
 
-    let future = exposure.future.expect("the pools are small");
-    for audience in &future {
+    let future = seen_by.future.as_ref().expect("the pools are small");
+    for audience in future {
         for newcomer in &audience.who {
             let truth: Vec<bool> = addresses
                 .iter()
@@ -218,7 +245,8 @@ proptest! {
         let target = &picks[0].get(&policed).key;
         let port = *picks[1].get(&strategies::interesting_ports(&snapshot));
         let address = picks[2].get(&ranges::outside(&[&snapshot])).example;
-        let future = analysis.exposure(std::slice::from_ref(target)).future.expect("the pools are small");
+        let exposure = analysis.exposure(std::slice::from_ref(target));
+        let future = exposure.seen.future.as_ref().expect("the pools are small");
         let mut described = Newcomer {
             namespace: Some(newcomer.key.namespace.clone()),
             namespace_labels: labels.clone(),

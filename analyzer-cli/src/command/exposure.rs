@@ -3,10 +3,13 @@
 
 mod output;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    rc::Rc,
+};
 
 use policy_compiler::{
-    exposure::{Analysis, Exposure, Passage, Reach, Way, Ways},
+    exposure::{Analysis, Exposure, Members, Passage, Reach, Seen, Way, Ways},
     model::PodKey,
     verdict::Endpoint,
 };
@@ -20,10 +23,12 @@ use crate::{
     load::World,
 };
 
-/// A workload and who may reach it.
+/// Workloads of which the same is true, and who may reach them.
 struct Subject {
-    /// As the user would write it.
-    name: String,
+    /// As the user would write them, sorted.
+    names: Vec<String>,
+    /// The pods of the first.
+    pods: Vec<PodKey>,
     exposure: Exposure,
     /// How somebody from outside gets there; `None` if there is no way.
     way: Option<Way>,
@@ -35,7 +40,7 @@ pub fn run(io: &Io<'_>, args: &ExposureArgs) -> anyhow::Result<ExitStatus> {
     let Some(world) = io.load()? else {
         return Ok(ExitStatus::Usage);
     };
-    let subjects = match &args.workload {
+    let workloads = match &args.workload {
         Some(text) => BTreeMap::from([pods_of(&world, text)?]),
         None => every_workload(&world),
     };
@@ -46,21 +51,54 @@ pub fn run(io: &Io<'_>, args: &ExposureArgs) -> anyhow::Result<ExitStatus> {
     let evaluator = world.evaluator();
     let analysis = Analysis::new(&evaluator, &world.loaded.entrances, &controllers);
     let ways = Ways::of(&analysis);
-    let subjects: Vec<Subject> = subjects
-        .into_iter()
-        .map(|(name, pods)| Subject {
-            exposure: analysis.exposure(&pods),
-            way: ways.to(&pods),
-            name,
-        })
-        .collect();
-    output::write(io, &world, &evaluator, &subjects, format)?;
+    // Lines are complete in themselves.
+    let alone = args.expand || format == Tabular::Jsonl;
+    let subjects = subjects(&analysis, &ways, workloads, alone);
+    let answer = output::Answer {
+        evaluator: &evaluator,
+        analysis: &analysis,
+        subjects: &subjects,
+        expand: alone || args.workload.is_some(),
+    };
+    answer.write(io, &world, format)?;
     let known = if world.lacks_entrances() || subjects.iter().any(Subject::has_unknown) {
         ExitStatus::Incomplete
     } else {
         ExitStatus::Success
     };
     Ok(known.max(world.status()))
+}
+
+/// Who may reach each workload; those of which the same is true together, unless each stands `alone`.
+fn subjects(
+    analysis: &Analysis<'_>,
+    ways: &Ways<'_>,
+    workloads: BTreeMap<String, Vec<PodKey>>,
+    alone: bool,
+) -> Vec<Subject> {
+    let mut subjects: Vec<Subject> = Vec::new();
+    let mut alike: HashMap<*const Seen, Vec<usize>> = HashMap::new();
+    for (name, pods) in workloads {
+        let exposure = analysis.exposure(&pods);
+        let way = ways.to(&pods);
+        let alike = alike.entry(Rc::as_ptr(&exposure.seen)).or_default();
+        let same = alike.iter().copied().find(|number| {
+            let known = subjects.get(*number);
+            known.is_some_and(|known| !alone && known.exposure == exposure && known.way == way)
+        });
+        if let Some(known) = same.and_then(|number| subjects.get_mut(number)) {
+            known.names.push(name);
+            continue;
+        }
+        alike.push(subjects.len());
+        subjects.push(Subject {
+            names: vec![name],
+            pods,
+            exposure,
+            way,
+        });
+    }
+    subjects
 }
 
 /// The pods that a target stands for, and what it is called.
@@ -101,18 +139,37 @@ fn every_workload(world: &World) -> BTreeMap<String, Vec<PodKey>> {
 
 impl Subject {
     fn has_unknown(&self) -> bool {
-        let exposure = &self.exposure;
+        let (exposure, seen) = (&self.exposure, &self.exposure.seen);
         let unknown = |reach: &Reach| !is_nothing(&reach.unknown);
         let doors = exposure.doors.iter();
         let mut doors = doors.filter(|door| door.barred.is_none());
-        exposure.world.iter().any(|them| unknown(&them.reach))
+        seen.world.iter().any(|them| unknown(&them.reach))
             || exposure.nodes.iter().any(|them| unknown(&them.reach))
-            || exposure.cluster.iter().any(|them| unknown(&them.reach))
-            || match &exposure.future {
+            || seen.cluster.iter().any(|them| unknown(&them.reach))
+            || match &seen.future {
                 Ok(future) => future.iter().any(|them| unknown(&them.reach)),
                 Err(_) => true,
             }
             || doors.any(|door| matches!(door.passage, Passage::Unknown(_)))
+    }
+
+    /// The pods that `members` stands for, as far as they are the same for all of the workloads.
+    fn pods<'a>(
+        &'a self,
+        analysis: &'a Analysis<'_>,
+        members: Members,
+    ) -> impl Iterator<Item = &'a PodKey> {
+        let (own, shown) = match members {
+            Members::All(_) => (&[][..], true),
+            Members::Others(_) => (self.pods.as_slice(), !self.is_several()),
+        };
+        let pods = analysis.members(members.class()).iter();
+        pods.filter(move |key| shown && !own.contains(key))
+    }
+
+    /// Whether this stands for several workloads.
+    fn is_several(&self) -> bool {
+        self.names.len() > 1
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Reach;
+use super::{Reach, pairs::Meeting};
 use crate::{
     model::{Family, Phase, PodKey, family_of},
     partial::{Evaluator, Party},
@@ -23,43 +23,37 @@ pub(super) struct Alike {
 #[derive(Debug)]
 struct Seen {
     party: Party,
+    /// Another member, for what members may open to each other; a pod is no audience of itself.
     other: Option<Party>,
 }
 
 impl Alike {
-    /// What a member may open to a member of `target`; `None` for a pod to itself, which is all there is
-    /// to ask of a class of one.
-    pub(super) fn reach(&self, evaluator: &Evaluator<'_>, target: &Self) -> Option<Reach> {
-        let itself = self.members == target.members;
-        let mut found = Vec::new();
-        for (from, to) in self.seen.iter().zip(&target.seen) {
-            let sibling;
-            let to = match (itself, &to.other) {
-                (false, _) => &to.party,
-                (true, Some(other)) => other,
-                // A workload without Pods stands for all of its replicas.
-                (true, None) if stands_for_replicas(&self.members) => {
-                    sibling = to.party.sibling();
-                    &sibling
-                }
-                (true, None) => return None,
-            };
-            if from.party.has_family() && to.has_family() {
-                found.push(Reach::of(evaluator, &from.party, to));
-            }
-        }
-        Some(Reach::merge(&found))
+    /// Whether some member has another one to meet.
+    pub(super) fn has_others(&self) -> bool {
+        self.seen.iter().all(|seen| seen.other.is_some())
     }
 
-    /// A member of each of two classes, if they can meet in the family of this number.
-    pub(super) fn meet<'s>(
-        &'s self,
-        target: &'s Self,
-        family: usize,
-    ) -> Option<(&'s Party, &'s Party)> {
-        let (from, to) = (self.seen.get(family)?, target.seen.get(family)?);
-        let meet = from.party.has_family() && to.party.has_family();
-        meet.then_some((&from.party, &to.party))
+    /// Whether the only member is not a pod, but what a workload would make.
+    pub(super) fn stands_for_replicas(&self) -> bool {
+        stands_for_replicas(&self.members)
+    }
+
+    /// A member and another one as each family sees them; `None` in families they cannot meet in.
+    pub(super) fn each_other(&self) -> Vec<Meeting<'_>> {
+        let meetings = self.seen.iter().map(|seen| {
+            let pair = Some((&seen.party, seen.other.as_ref()?));
+            pair.filter(|(from, to)| from.has_family() && to.has_family())
+        });
+        meetings.collect()
+    }
+
+    /// A member and one of another class as each family sees them; `None` in families they cannot meet in.
+    pub(super) fn meetings<'t>(&'t self, target: &'t Self) -> Vec<Meeting<'t>> {
+        let meetings = self
+            .parties()
+            .zip(target.parties())
+            .map(|pair| Some(pair).filter(|(from, to)| from.has_family() && to.has_family()));
+        meetings.collect()
     }
 
     /// A member as each family sees it.
@@ -68,10 +62,10 @@ impl Alike {
     }
 }
 
-/// Somebody who is no pod, as each family sees them; `None` in families that they have no address of.
+/// Somebody who is no pod, as each family sees them, and whether they have an address of it.
 #[derive(Debug)]
 pub(super) struct Stranger {
-    seen: Vec<Option<Party>>,
+    seen: Vec<(Party, bool)>,
 }
 
 impl Stranger {
@@ -85,36 +79,48 @@ impl Stranger {
             (Endpoint::Address(_) | Endpoint::Node(_) | Endpoint::Pod(_), _) => true,
         };
         let seen = families.iter().map(|family| {
-            let party = fits(family).then(|| evaluator.party(end, *family));
-            party.filter(Party::has_family)
+            let party = evaluator.party(end, *family);
+            let has_family = fits(family) && party.has_family();
+            (party, has_family)
         });
         Self {
             seen: seen.collect(),
         }
     }
 
+    /// As one family sees them, whether they have an address of it or not.
+    pub(super) fn party(&self, family: usize) -> Option<&Party> {
+        self.seen.get(family).map(|(party, _)| party)
+    }
+
+    /// As each family sees them, with the target as it sees that; `None` in families they cannot meet in.
+    pub(super) fn meetings<'t>(
+        &'t self,
+        target: impl IntoIterator<Item = &'t Party>,
+    ) -> Vec<Meeting<'t>> {
+        let meetings = self
+            .seen
+            .iter()
+            .zip(target)
+            .map(|((from, has_family), to)| {
+                let meet = *has_family && to.has_family();
+                meet.then_some((from, to))
+            });
+        meetings.collect()
+    }
+
     /// What they may open to a target, given as each family sees it.
     pub(super) fn reach<'t>(
-        &self,
+        &'t self,
         evaluator: &Evaluator<'_>,
         target: impl IntoIterator<Item = &'t Party>,
     ) -> Reach {
-        let meet = self.seen.iter().zip(target);
-        let found: Vec<Reach> = meet
-            .filter_map(|(from, to)| Some((from.as_ref()?, to)))
-            .filter(|(_, to)| to.has_family())
+        let meetings = self.meetings(target);
+        let met = meetings.into_iter().flatten();
+        let found: Vec<Reach> = met
             .map(|(from, to)| Reach::of(evaluator, from, to))
             .collect();
         Reach::merge(&found)
-    }
-
-    /// As one family sees them, with the target in the same family.
-    pub(super) fn meet<'t>(
-        &'t self,
-        target: impl IntoIterator<Item = &'t Party>,
-    ) -> Option<(&'t Party, &'t Party)> {
-        let mut pairs = self.seen.iter().zip(target);
-        pairs.find_map(|(from, to)| Some((from.as_ref()?, to)).filter(|(_, to)| to.has_family()))
     }
 }
 
@@ -162,16 +168,17 @@ pub(super) fn classes(evaluator: &Evaluator<'_>, families: &[Option<Family>]) ->
         .filter_map(|members| {
             let end = |position: usize| members.get(position).cloned().map(Endpoint::Pod);
             let (first, second) = (end(0)?, end(1));
-            let seen = families.iter().map(|family| Seen {
-                party: evaluator.party(&first, *family),
-                other: second
-                    .as_ref()
-                    .map(|second| evaluator.party(second, *family)),
+            let seen = families.iter().map(|family| {
+                let party = evaluator.party(&first, *family);
+                let other = match &second {
+                    Some(second) => Some(evaluator.party(second, *family)),
+                    // A workload without Pods stands for all of its replicas.
+                    None => stands_for_replicas(&members).then(|| party.sibling()),
+                };
+                Seen { party, other }
             });
-            Some(Alike {
-                seen: seen.collect(),
-                members,
-            })
+            let seen = seen.collect();
+            Some(Alike { members, seen })
         })
         .collect();
     classes.sort_by(|a, b| a.members.cmp(&b.members));

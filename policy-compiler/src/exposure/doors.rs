@@ -6,7 +6,7 @@
 //! client, or a node that put its own address in place of the client's; behind an Ingress or a Gateway it
 //! is one of the pods that serve it.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, rc::Rc, sync::Arc};
 
 use super::{
     Analysis, Audience, Newcomer, Passage, Reach,
@@ -90,7 +90,7 @@ pub struct Door {
     pub barred: Option<String>,
 }
 
-type Future = Result<Vec<Audience<Newcomer>>, TooMany>;
+type Future = Result<Vec<Audience<Rc<Newcomer>>>, TooMany>;
 
 impl Analysis<'_> {
     /// The ways in to any of `replicas`, sorted. Without `future` nothing is said for certain about a door
@@ -103,12 +103,16 @@ impl Analysis<'_> {
             let Some(pod) = snapshot.pods.get(key) else {
                 continue;
             };
-            let Some(class) = self.class_of.get(key).and_then(|class| self.class(*class)) else {
+            let Some(number) = self.class_of.get(key).copied() else {
+                continue;
+            };
+            let Some(class) = self.class(number) else {
                 continue;
             };
             let search = Search {
                 analysis: self,
                 pod,
+                number,
                 class,
                 future,
             };
@@ -176,6 +180,8 @@ struct Led<'s> {
 struct Search<'s> {
     analysis: &'s Analysis<'s>,
     pod: &'s Pod,
+    /// Of the pod's class.
+    number: usize,
     class: &'s Alike,
     future: Option<&'s Future>,
 }
@@ -487,17 +493,16 @@ impl<'s> Search<'s> {
     /// Outside addresses, all of them or those of some ranges.
     fn world_reach(&self, only: &[ipnet::IpNet]) -> Reach {
         let analysis = self.analysis;
-        let found: Vec<Reach> = if only.is_empty() {
-            let world = analysis.world.iter();
-            world
-                .map(|(_, stranger)| stranger.reach(analysis.evaluator, self.class.parties()))
-                .collect()
-        } else {
-            ranges::within(analysis.evaluator.snapshot(), only)
-                .into_iter()
-                .map(|range| self.stranger_reach(&Endpoint::Address(range.example)))
-                .collect()
-        };
+        if only.is_empty() {
+            let ranges = 0..analysis.world.len();
+            let found = ranges.map(|range| analysis.ask_range(range, &[self.number]));
+            return analysis.merged(found).unwrap_or_else(Reach::nothing);
+        }
+        let ranges = ranges::within(analysis.evaluator.snapshot(), only);
+        let found: Vec<Reach> = ranges
+            .into_iter()
+            .map(|range| self.stranger_reach(&Endpoint::Address(range.example)))
+            .collect();
         Reach::merge(&found)
     }
 
@@ -533,11 +538,8 @@ impl<'s> Search<'s> {
     /// Every other pod of the cluster; `None` if there is none.
     fn cluster_reach(&self) -> Option<Reach> {
         let analysis = self.analysis;
-        let classes = analysis.classes.iter();
-        let found: Vec<Reach> = classes
-            .filter_map(|source| source.reach(analysis.evaluator, self.class))
-            .collect();
-        (!found.is_empty()).then(|| Reach::merge(&found))
+        let classes = 0..analysis.classes.len();
+        analysis.merged(classes.filter_map(|from| analysis.ask_pods(from, &[self.number])))
     }
 
     /// The pods that serve an Ingress or a Gateway: `serving`, else those that were named for all, else
@@ -552,19 +554,15 @@ impl<'s> Search<'s> {
         };
         if !known.is_empty() {
             let classes = analysis.classes_of(known).into_iter();
-            let found: Vec<Reach> = classes
-                .filter_map(|class| {
-                    let source = analysis.class(class)?;
-                    source.reach(analysis.evaluator, self.class)
-                })
-                .collect();
-            return Reach::merge(&found).passage(protocol, target);
+            let found = classes.filter_map(|from| analysis.ask_pods(from, &[self.number]));
+            let reach = analysis.merged(found).unwrap_or_else(Reach::nothing);
+            return reach.passage(protocol, target);
         }
         let mut anybody: Vec<Reach> = vec![self.world_reach(&[]), self.forwarded_reach()];
         anybody.extend(self.cluster_reach());
         let everybody_is_known = match self.future {
             Some(Ok(future)) => {
-                anybody.extend(future.iter().map(|audience| audience.reach.clone()));
+                anybody.extend(future.iter().map(|audience| Reach::clone(&audience.reach)));
                 true
             }
             Some(Err(_)) | None => false,

@@ -4,22 +4,21 @@
 //! A pod to come gets some address that nobody has yet. Where policies decide by address, every range
 //! they tell apart is asked about: a pod that gets through from some of them only does so sometimes.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{cell::RefCell, collections::BTreeSet, net::IpAddr, rc::Rc, sync::Arc};
 
-use super::{Analysis, Audience, Reach, because, join};
+use super::{Analysis, Audience, Reach, because};
 use crate::{
     model::{
-        AdminPolicy, Family, Labels, NetworkPolicy, NetworkRule, Pod, PodKey, Selection, Subject,
-        family_of,
+        AdminPolicy, Family, Labels, NetworkPolicy, Pod, PodKey, Selection, Subject, family_of,
     },
-    partial::{Evaluator, Fact, Outcome, Party},
-    snapshot::{Pods, Snapshot},
+    partial::{Doubt, Evaluator, Fact, Outcome, Party},
+    snapshot::Snapshot,
     symbolic::{Symbols, TooMany},
     verdict::Endpoint,
 };
 
 /// A pod that does not exist yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Newcomer {
     /// The namespace, if that exists.
     pub namespace: Option<Arc<str>>,
@@ -34,41 +33,95 @@ pub struct Newcomer {
 /// Kinds of pods to come that are asked about at most.
 const MOST_NEWCOMERS: usize = 2_000;
 
+/// What is the same for pods to come, whichever workload they may reach.
+#[derive(Debug)]
+pub(super) struct Newcomers {
+    /// Whose egress is restricted at all, and the namespaces: what that tells apart.
+    restricting: Snapshot,
+    /// The cluster without what plays no part: its pods, but for those in the networks of nodes, and
+    /// NetworkPolicies about ingress alone that can be read.
+    around: Snapshot,
+    /// Each once.
+    known: RefCell<BTreeSet<Rc<Newcomer>>>,
+}
+
+impl Newcomers {
+    pub(super) fn of(snapshot: &Snapshot, doubts: &[Doubt]) -> Self {
+        let is_doubted =
+            |policy: &NetworkPolicy| doubts.iter().any(|it| it.policy == policy.policy_ref());
+        let policies = snapshot.network_policies.iter();
+        let hosts = snapshot.pods.values().filter(|pod| pod.host_network);
+        Self {
+            restricting: restricting(snapshot),
+            around: Snapshot {
+                namespaces: snapshot.namespaces.clone(),
+                nodes: snapshot.nodes.clone(),
+                pods: hosts.cloned().collect(),
+                network_policies: policies
+                    .filter(|(_, policy)| policy.egress.is_some() || is_doubted(policy))
+                    .map(|(key, policy)| (key.clone(), policy.clone()))
+                    .collect(),
+                admin_policies: snapshot.admin_policies.clone(),
+                domains: snapshot.domains.clone(),
+                options: snapshot.options.clone(),
+                gaps: snapshot.gaps.clone(),
+                ..Snapshot::default()
+            },
+            known: RefCell::default(),
+        }
+    }
+
+    fn keep(&self, newcomer: Newcomer) -> Rc<Newcomer> {
+        let mut known = self.known.borrow_mut();
+        if let Some(known) = known.get(&newcomer) {
+            return known.clone();
+        }
+        let newcomer = Rc::new(newcomer);
+        known.insert(newcomer.clone());
+        newcomer
+    }
+}
+
 impl Analysis<'_> {
     /// The kinds of pods to come, grouped by what they may open to `replicas`.
-    pub(super) fn future(&self, replicas: &[PodKey]) -> Result<Vec<Audience<Newcomer>>, TooMany> {
+    pub(super) fn future(
+        &self,
+        replicas: &[PodKey],
+    ) -> Result<Vec<Audience<Rc<Newcomer>>>, TooMany> {
         let snapshot = self.evaluator.snapshot();
-        let telling = telling_apart(snapshot, replicas);
-        let symbols = Symbols::of(&[&telling], &[], MOST_NEWCOMERS)?;
-        let mut existing = Snapshot {
-            pods: Pods::default(),
-            ..snapshot.clone()
-        };
-        let own = replicas.iter().filter_map(|key| snapshot.pods.get(key));
-        let hosts = snapshot.pods.values().filter(|pod| pod.host_network);
-        for pod in own.chain(hosts) {
-            existing.pods.insert(pod.clone());
-        }
-        existing.network_policies = self.concerned(replicas);
-        let joined = symbols.join(&existing);
-        let evaluator = self.evaluator.of_snapshot(&joined);
-        let addresses: Vec<IpAddr> = self.world.iter().map(|(range, _)| range.example).collect();
         // One replica of a class stands for all of them.
-        let mut targets: Vec<Endpoint> = Vec::new();
-        for class in self.classes_of(replicas) {
-            let members = self.class(class).map(|class| class.members.as_slice());
-            let mut members = members.unwrap_or_default().iter();
-            let member = members.find(|key| replicas.contains(key));
-            targets.extend(member.cloned().map(Endpoint::Pod));
-        }
-        let targets: Vec<(Option<Family>, Party)> = targets
+        let classes = self.classes_of(replicas).into_iter();
+        let pods: Vec<&Arc<Pod>> = classes
+            .filter_map(|class| {
+                let mut members = self.members(class).iter();
+                let member = members.find(|key| replicas.contains(key))?;
+                snapshot.pods.get(member)
+            })
+            .collect();
+        let admitting = admitting(snapshot, &pods);
+        let told_apart_by = [&self.newcomers.restricting, &admitting];
+        let symbols = Symbols::of(&told_apart_by, &[], MOST_NEWCOMERS)?;
+        let mut around = self.newcomers.around.clone();
+        around.pods.extend(pods.iter().copied().cloned());
+        let own = pods.iter().flat_map(|pod| selecting(snapshot, pod));
+        let own = own.map(|policy| {
+            let key = (policy.namespace.clone(), policy.name.clone());
+            (key, policy.clone())
+        });
+        around.network_policies.extend(own);
+        let joined = symbols.join(&around);
+        let evaluator = self.evaluator.of_snapshot(&joined);
+        let addresses: Vec<IpAddr> = self.ranges().map(|range| range.example).collect();
+        let targets: Vec<(Option<Family>, Party)> = pods
             .iter()
-            .flat_map(|end| self.families.iter().map(move |family| (*family, end)))
-            .map(|(family, end)| (family, evaluator.party(end, family)))
+            .flat_map(|pod| self.families.iter().map(move |family| (*family, pod)))
+            .map(|(family, pod)| {
+                let end = Endpoint::Pod(pod.key.clone());
+                (family, evaluator.party(&end, family))
+            })
             .filter(|(_, party)| party.has_family())
             .collect();
-        let mut audiences = Vec::new();
-        for key in symbols.pods() {
+        let asked = symbols.pods().map(|key| {
             let end = Endpoint::Pod(key.clone());
             let mut found = Vec::new();
             let mut reasons = Vec::new();
@@ -85,34 +138,24 @@ impl Analysis<'_> {
                 labels: symbols.labels(key).cloned().unwrap_or_default(),
                 words: symbols.describe(key).unwrap_or_default(),
             };
-            join(&mut audiences, [newcomer], Reach::merge(&found), reasons);
-        }
-        Ok(audiences)
-    }
-
-    /// The NetworkPolicies that may select a replica, or restrict what pods to come open, or of which
-    /// that is not known: the others play no part.
-    fn concerned(&self, replicas: &[PodKey]) -> BTreeMap<(Arc<str>, Arc<str>), Arc<NetworkPolicy>> {
-        let snapshot = self.evaluator.snapshot();
-        let pods = replicas.iter().filter_map(|key| snapshot.pods.get(key));
-        let mut looks: Vec<&Arc<Pod>> = pods.collect();
-        let unknown = |pod: &Pod| snapshot.gaps.labels.get(&pod.key);
-        looks.dedup_by_key(|pod| (&pod.key.namespace, &pod.labels, unknown(pod)));
-        let doubts = self.evaluator.doubts();
-        let concerned = snapshot.network_policies.iter().filter(|(_, policy)| {
-            let mut looks = looks.iter();
-            policy.egress.is_some()
-                || doubts
-                    .iter()
-                    .any(|doubt| doubt.policy == policy.policy_ref())
-                || looks.any(|pod| {
-                    pod.key.namespace == policy.namespace
-                        && snapshot.pod_selected(policy, pod) != Some(false)
-                })
+            let answer = self.pairs.keep(Reach::merge(&found), reasons);
+            (self.newcomers.keep(newcomer), answer)
         });
-        let concerned = concerned.map(|(key, policy)| (key.clone(), policy.clone()));
-        concerned.collect()
+        Ok(self.together(asked))
     }
+}
+
+/// The NetworkPolicies that select a pod, or may do so.
+fn selecting<'s>(
+    snapshot: &'s Snapshot,
+    pod: &'s Pod,
+) -> impl Iterator<Item = &'s Arc<NetworkPolicy>> {
+    let first = (pod.key.namespace.clone(), Arc::from(""));
+    let policies = snapshot.network_policies.range(first..);
+    policies
+        .map(|(_, policy)| policy)
+        .take_while(|policy| policy.namespace == pod.key.namespace)
+        .filter(|policy| snapshot.pod_selected(policy, pod) != Some(false))
 }
 
 /// What a pod to come may open, whichever address it gets.
@@ -144,53 +187,56 @@ fn reach(
     }
 }
 
-/// The namespaces of `snapshot`, and of its policies what tells pods to come apart that open connections
-/// to `replicas`: whom the policies of the replicas admit, and whose egress is restricted at all.
-fn telling_apart(snapshot: &Snapshot, replicas: &[PodKey]) -> Snapshot {
-    let pods: Vec<_> = replicas
-        .iter()
-        .filter_map(|key| snapshot.pods.get(key))
-        .collect();
+/// The namespaces of `snapshot`, and whom its policies select whose egress they restrict.
+fn restricting(snapshot: &Snapshot) -> Snapshot {
     let mut telling = Snapshot {
         namespaces: snapshot.namespaces.clone(),
         ..Snapshot::default()
     };
-    let none: Vec<NetworkRule> = Vec::new();
-    for policy in snapshot.network_policies.values() {
-        let is_own = pods.iter().any(|pod| {
-            pod.key.namespace == policy.namespace
-                && snapshot.pod_selected(policy, pod) != Some(false)
-        });
+    let policies = snapshot.network_policies.values();
+    for policy in policies.filter(|policy| policy.egress.is_some()) {
         telling.insert_network_policy(NetworkPolicy {
-            pod_selector: if policy.egress.is_some() {
-                policy.pod_selector.clone()
-            } else {
-                Selection::Nothing
-            },
-            ingress: policy.ingress.clone().filter(|_| is_own),
-            egress: policy.egress.as_ref().map(|_| none.clone()),
+            ingress: None,
+            egress: Some(Vec::new()),
             ..NetworkPolicy::clone(policy)
         });
+    }
+    let policies = snapshot.admin_policies.values();
+    for policy in policies.filter(|policy| !policy.egress.is_empty()) {
+        telling.insert_admin_policy(AdminPolicy {
+            ingress: Vec::new(),
+            egress: Vec::new(),
+            ..AdminPolicy::clone(policy)
+        });
+    }
+    telling
+}
+
+/// Whom the policies of `pods` tell apart in what they admit.
+fn admitting(snapshot: &Snapshot, pods: &[&Arc<Pod>]) -> Snapshot {
+    let mut telling = Snapshot::default();
+    let own = pods.iter().flat_map(|pod| selecting(snapshot, pod));
+    for policy in own.filter(|policy| policy.ingress.is_some()) {
+        let telling_one = NetworkPolicy {
+            pod_selector: Selection::Nothing,
+            egress: None,
+            ..NetworkPolicy::clone(policy)
+        };
+        let key = (policy.namespace.clone(), policy.name.clone());
+        telling.network_policies.insert(key, Arc::new(telling_one));
     }
     for policy in snapshot.admin_policies.values() {
         let is_own = pods.iter().any(|pod| match &policy.subject {
             Subject::Pods { namespaces, pods } => snapshot.may_match(namespaces, pods, pod),
             Subject::Nothing => false,
         });
-        telling.insert_admin_policy(AdminPolicy {
-            subject: if policy.egress.is_empty() {
-                Subject::Nothing
-            } else {
-                policy.subject.clone()
-            },
-            ingress: if is_own {
-                policy.ingress.clone()
-            } else {
-                Vec::new()
-            },
-            egress: Vec::new(),
-            ..AdminPolicy::clone(policy)
-        });
+        if is_own {
+            telling.insert_admin_policy(AdminPolicy {
+                subject: Subject::Nothing,
+                egress: Vec::new(),
+                ..AdminPolicy::clone(policy)
+            });
+        }
     }
     telling
 }

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// What an audience may open to a target.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Reach {
     /// Whoever of the audience, to whatever replica, in every address family.
     pub always: PortSet,

@@ -2,8 +2,11 @@
 //! How can somebody from outside get to a workload that has no open door of its own? Through others that
 //! have one: pod after pod, each taken over in turn.
 
-use super::{Analysis, DoorKind, Passage};
+use std::rc::Rc;
+
+use super::{Analysis, DoorKind, Passage, Reach, pairs::AnswerId};
 use crate::{
+    compile::hash::FastMap,
     graph::{self, Connectivity},
     model::{PodKey, PortRange},
     portmap::PortSet,
@@ -41,8 +44,8 @@ impl Reached {
 pub struct Way {
     /// Each step; the first is through a door, the last leads to the workload.
     pub hops: Vec<Hop>,
-    /// The pods that every way passes: without any one of them there is none.
-    pub cut_points: Vec<Vec<PodKey>>,
+    /// The classes of pods that every way passes: without any one of them there is none.
+    pub cut_points: Vec<usize>,
     /// Whether every step certainly gets through.
     pub certain: bool,
 }
@@ -50,10 +53,10 @@ pub struct Way {
 /// One step of a way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hop {
-    /// The pods, alike, that the step leads to.
-    pub to: Vec<PodKey>,
+    /// The class of pods that the step leads to: a number of [`Analysis::classes`].
+    pub to: usize,
     /// What may be opened on the step.
-    pub ports: PortSet,
+    pub ports: Rc<PortSet>,
 }
 
 /// The outside, as a group of the graphs; the classes of pods follow.
@@ -62,7 +65,7 @@ const OUTSIDE: usize = 0;
 impl<'a> Ways<'a> {
     /// Asks about every pair of classes of pods, and about the doors of every pod.
     pub fn of(analysis: &'a Analysis<'a>) -> Self {
-        let mut certain: Vec<(usize, usize, PortSet)> = Vec::new();
+        let mut certain: Vec<(usize, usize, Rc<PortSet>)> = Vec::new();
         let mut possible = Vec::new();
         for (to, target) in analysis.classes.iter().enumerate() {
             let doors = analysis.doors(&target.members, None);
@@ -81,25 +84,12 @@ impl<'a> Ways<'a> {
                     Passage::Closed => {}
                 }
             }
-            possible.push((OUTSIDE, to + 1, maybe.union(&open)));
-            certain.push((OUTSIDE, to + 1, open));
-            for from in 0..analysis.classes.len() {
-                if from == to {
-                    continue;
-                }
-                let Some(reach) = analysis.reach(from, to) else {
-                    continue;
-                };
-                let sure = reach.certain();
-                if !reach.unknown.is_empty() {
-                    possible.push((from + 1, to + 1, sure.union(&reach.unknown)));
-                } else if !sure.is_empty() {
-                    possible.push((from + 1, to + 1, sure.clone()));
-                }
-                if !sure.is_empty() {
-                    certain.push((from + 1, to + 1, sure));
-                }
-            }
+            possible.push((OUTSIDE, to + 1, Rc::new(maybe.union(&open))));
+            certain.push((OUTSIDE, to + 1, Rc::new(open)));
+        }
+        // Where nothing leads in, it is no matter what leads on.
+        if possible.iter().any(|(_, _, ports)| !ports.is_empty()) {
+            onward(analysis, &mut certain, &mut possible);
         }
         let groups = || {
             let classes = analysis.classes.iter().map(|class| {
@@ -120,34 +110,64 @@ impl<'a> Ways<'a> {
         let targets = self.analysis.classes_of(replicas);
         [(&self.certain, true), (&self.possible, false)]
             .into_iter()
-            .find_map(|(from, certain)| self.shortest(from, &targets, certain))
+            .find_map(|(from, certain)| shortest(from, &targets, certain))
     }
+}
 
-    fn shortest(&self, from: &Reached, targets: &[usize], certain: bool) -> Option<Way> {
-        let found = targets.iter().filter_map(|target| {
-            let path = from.paths.get(target + 1)?.as_ref()?;
-            Some((path, *target))
-        });
-        let (path, target) = found.min_by_key(|(path, _)| path.len())?;
-        let members = |group: usize| {
-            let class = group
-                .checked_sub(1)
-                .and_then(|class| self.analysis.class(class));
-            class.map(|class| class.members.clone()).unwrap_or_default()
-        };
-        // Several classes of replicas may each have their own ways in.
-        let cut_points = from.cut_points.get(target + 1).cloned().flatten();
-        let cut_points = cut_points.filter(|_| targets.len() == 1);
-        Some(Way {
-            hops: path
-                .iter()
-                .map(|hop| Hop {
-                    to: members(hop.to),
+fn shortest(from: &Reached, targets: &[usize], certain: bool) -> Option<Way> {
+    let found = targets.iter().filter_map(|target| {
+        let path = from.paths.get(target + 1)?.as_ref()?;
+        Some((path, *target))
+    });
+    let (path, target) = found.min_by_key(|(path, _)| path.len())?;
+    // Nobody has to pass the outside.
+    let class = |group: usize| group.checked_sub(1);
+    // Several classes of replicas may each have their own ways in.
+    let cut_points = from.cut_points.get(target + 1).cloned().flatten();
+    let cut_points = cut_points.filter(|_| targets.len() == 1);
+    Some(Way {
+        hops: path
+            .iter()
+            .filter_map(|hop| {
+                Some(Hop {
+                    to: class(hop.to)?,
                     ports: hop.ports.clone(),
                 })
-                .collect(),
-            cut_points: cut_points.into_iter().flatten().map(members).collect(),
-            certain,
-        })
+            })
+            .collect(),
+        cut_points: cut_points.into_iter().flatten().filter_map(class).collect(),
+        certain,
+    })
+}
+
+/// What pods of one class may open to another: certainly, and as far as is known.
+fn onward(
+    analysis: &Analysis<'_>,
+    certain: &mut Vec<(usize, usize, Rc<PortSet>)>,
+    possible: &mut Vec<(usize, usize, Rc<PortSet>)>,
+) {
+    let mut known: FastMap<AnswerId, [Rc<PortSet>; 2]> = FastMap::default();
+    for to in 0..analysis.classes.len() {
+        for from in (0..analysis.classes.len()).filter(|from| *from != to) {
+            let Some(id) = analysis.ask_pods(from, &[to]) else {
+                continue;
+            };
+            let [sure, maybe] = known.entry(id).or_insert_with(|| {
+                let answer = analysis.pairs.answer(id);
+                let reach = answer.map_or_else(Reach::nothing, |it| Reach::clone(&it.reach));
+                let sure = Rc::new(reach.certain());
+                let maybe = if reach.unknown.is_empty() {
+                    sure.clone()
+                } else {
+                    Rc::new(reach.possible())
+                };
+                [sure, maybe]
+            });
+            for (ports, edges) in [(sure, &mut *certain), (maybe, &mut *possible)] {
+                if !ports.is_empty() {
+                    edges.push((from + 1, to + 1, ports.clone()));
+                }
+            }
+        }
     }
 }

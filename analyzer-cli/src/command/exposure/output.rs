@@ -3,11 +3,12 @@
 
 mod json;
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, rc::Rc};
 
+use ipnet::IpNet;
 use policy_compiler::{
     Reason, Verdict,
-    exposure::{Audience, Because, Door, Newcomer, Passage, Reach, Way},
+    exposure::{Analysis, Audience, Because, Door, Members, Newcomer, Passage, Reach, Way},
     model::Direction,
     partial::Evaluator,
 };
@@ -22,34 +23,198 @@ use crate::{
     render::{change::spell_decision, plain, table},
 };
 
-use json::{ExposureJson, SubjectJson};
+/// What was found out, and how to say it.
+pub(super) struct Answer<'a> {
+    pub(super) evaluator: &'a Evaluator<'a>,
+    pub(super) analysis: &'a Analysis<'a>,
+    pub(super) subjects: &'a [Subject],
+    /// Whether programs are told everybody's name in every entry.
+    pub(super) expand: bool,
+}
 
-/// Writes the answer.
-pub(super) fn write(
-    io: &Io<'_>,
-    world: &World,
-    evaluator: &Evaluator<'_>,
-    subjects: &[Subject],
-    format: Tabular,
-) -> anyhow::Result<()> {
-    match format {
-        Tabular::Json => io.json(&ExposureJson::of(evaluator, subjects)),
-        Tabular::Yaml => io.yaml(&ExposureJson::of(evaluator, subjects)),
-        Tabular::Jsonl => {
-            let subjects = subjects.iter();
-            io.jsonl(subjects.map(|it| SubjectJson::of(evaluator, it)))
-        }
-        Tabular::Csv => io.answer(&table::csv(&rows(subjects))),
-        Tabular::Md => io.answer(&table::markdown(&rows(subjects))),
-        Tabular::Text | Tabular::Wide => {
-            let wide = format == Tabular::Wide;
-            let mut text = String::new();
-            for subject in subjects {
-                text.push_str(&page(subject, wide));
+impl Answer<'_> {
+    /// Writes the answer, entry by entry where the format lets us.
+    pub(super) fn write(&self, io: &Io<'_>, world: &World, format: Tabular) -> anyhow::Result<()> {
+        let spell: fn(&[Vec<String>]) -> String = match format {
+            Tabular::Json => return self.write_json(io),
+            Tabular::Jsonl => return self.write_lines(io),
+            Tabular::Yaml => return self.write_yaml(io),
+            Tabular::Csv => table::csv,
+            Tabular::Md => table::markdown_rows,
+            Tabular::Text | Tabular::Wide => {
+                let wide = format == Tabular::Wide;
+                let mut out = io.sink()?;
+                for subject in self.subjects {
+                    let page = self.page(subject, wide);
+                    out.write_all(plain::lines(&page).as_bytes())?;
+                }
+                out.write_all(plain::lines(&io.scope(world)).as_bytes())?;
+                return Ok(out.flush()?);
             }
-            text.push_str(&io.scope(world));
-            io.prose(&text)
+        };
+        let mut out = io.sink()?;
+        let head = ["workload", "audience", "who", "verdict", "ports", "because"];
+        let mut head = vec![head.map(str::to_owned).to_vec()];
+        if format == Tabular::Md {
+            head.push(vec!["---".to_owned(); 6]);
         }
+        out.write_all(spell(&head).as_bytes())?;
+        for subject in self.subjects {
+            out.write_all(spell(&self.rows(subject)).as_bytes())?;
+        }
+        Ok(out.flush()?)
+    }
+
+    /// The audiences of a workload, line by line; names in full if `wide`.
+    fn lines(&self, subject: &Subject, wide: bool) -> Vec<Line> {
+        let (exposure, seen) = (&subject.exposure, &subject.exposure.seen);
+        let mut lines = Vec::new();
+        let everywhere = seen.world.len() == 1;
+        for them in &seen.world {
+            let who = if everywhere {
+                "every outside address".to_owned()
+            } else {
+                let nets: Vec<String> = self.networks(them).iter().map(IpNet::to_string).collect();
+                let nets = nets.join(",");
+                if wide { nets } else { table::brief(&nets) }
+            };
+            lines.push(Line::of("world", them, who));
+        }
+        for them in &exposure.nodes {
+            let names = them.who.iter().map(|name| format!("node:{name}"));
+            let who = some_of(names, them.who.len(), wide);
+            lines.push(Line::of("nodes", them, who));
+        }
+        for them in &seen.cluster {
+            let is_mutual = |members: &Members| match members {
+                Members::All(_) => false,
+                Members::Others(_) => subject.is_several(),
+            };
+            let mutual = them.who.iter().any(is_mutual);
+            let mutual = mutual.then(|| "each other".to_owned());
+            let pods = || {
+                let who = them.who.iter();
+                who.flat_map(|members| subject.pods(self.analysis, *members))
+            };
+            let count = pods().count() + usize::from(mutual.is_some());
+            let names = mutual.into_iter().chain(pods().map(ToString::to_string));
+            lines.push(Line::of("cluster", them, some_of(names, count, wide)));
+        }
+        match &seen.future {
+            Ok(future) => {
+                let only = future.len() == 1;
+                for them in future {
+                    lines.push(Line::of("future", them, newcomers(&them.who, only, wide)));
+                }
+            }
+            Err(error) => lines.push(Line {
+                audience: "future",
+                who: "new pods".to_owned(),
+                word: Word::Unknown,
+                ports: "unknown".to_owned(),
+                because: format!("because {error}"),
+            }),
+        }
+        lines
+    }
+
+    /// The addresses of some ranges, as the fewest blocks.
+    fn networks(&self, them: &Audience<usize>) -> Vec<IpNet> {
+        let ranges = them.who.iter();
+        let ranges = ranges.filter_map(|range| self.analysis.ranges().nth(*range));
+        let networks: Vec<IpNet> = ranges.flat_map(|range| &range.networks).copied().collect();
+        IpNet::aggregate(&networks)
+    }
+
+    fn page(&self, subject: &Subject, wide: bool) -> String {
+        let lines = self.lines(subject, wide);
+        let mut words = Vec::new();
+        for audience in ["world", "nodes", "cluster", "future"] {
+            let own = lines.iter().filter(|line| line.audience == audience);
+            let own: Vec<Word> = own.map(|line| line.word).collect();
+            if !own.is_empty() {
+                let word = Word::of_all(own).as_str().to_uppercase();
+                words.push(format!("{audience} {word}"));
+            }
+        }
+        let names = subject.names.iter().cloned();
+        let name = some_of(names, subject.names.len(), wide);
+        let name = plain::line(&name);
+        let mut text = format!("{name}   {}\n", words.join(", "));
+        let mut rows: Vec<Vec<String>> = lines
+            .into_iter()
+            .map(|line| vec![line.audience.to_owned(), line.ports, line.who, line.because])
+            .collect();
+        for door in &subject.exposure.doors {
+            let (passage, why) = passage(door);
+            let place = door.at.as_ref().map(ToString::to_string);
+            let place = place.unwrap_or_default();
+            let why = [why, place];
+            let why: Vec<&str> = why
+                .iter()
+                .map(String::as_str)
+                .filter(|it| !it.is_empty())
+                .collect();
+            rows.push(vec![
+                "through".to_owned(),
+                passage.to_owned(),
+                route(door),
+                why.join("  "),
+            ]);
+        }
+        text.push_str(&table::columns(&rows, "  "));
+        let way = self.way_in(subject.way.as_ref(), wide);
+        let _ = writeln!(text, "  way in   {}", plain::line(&way));
+        text
+    }
+
+    fn way_in(&self, way: Option<&Way>, wide: bool) -> String {
+        let Some(way) = way else {
+            return "none from outside, not even through others".to_owned();
+        };
+        let called = |class: usize| {
+            let pods = self.analysis.members(class);
+            some_of(pods.iter().map(ToString::to_string), pods.len(), wide)
+        };
+        let mut text = "outside".to_owned();
+        for hop in &way.hops {
+            let _ = write!(text, " -> {} {}", called(hop.to), spell_ports(&hop.ports));
+        }
+        if !way.certain {
+            text.push_str("; whether it is open is unknown");
+        }
+        for cut in &way.cut_points {
+            let _ = write!(text, "; every way passes {}", called(*cut));
+        }
+        text
+    }
+
+    /// What tables say of an entry.
+    fn rows(&self, subject: &Subject) -> Vec<Vec<String>> {
+        let name = subject.names.join(", ");
+        let mut rows = Vec::new();
+        for line in self.lines(subject, true) {
+            rows.push(vec![
+                name.clone(),
+                line.audience.to_owned(),
+                line.who,
+                line.word.as_str().to_owned(),
+                line.ports,
+                line.because,
+            ]);
+        }
+        for door in &subject.exposure.doors {
+            let (passage, why) = passage(door);
+            rows.push(vec![
+                name.clone(),
+                "through".to_owned(),
+                route(door),
+                json::passage_name(door).to_owned(),
+                passage.to_owned(),
+                why,
+            ]);
+        }
+        rows
     }
 }
 
@@ -74,61 +239,21 @@ impl Line {
     }
 }
 
-/// The audiences of a workload, line by line; names in full if `wide`.
-fn lines(subject: &Subject, wide: bool) -> Vec<Line> {
-    let exposure = &subject.exposure;
-    let mut lines = Vec::new();
-    let everywhere = exposure.world.len() == 1;
-    for them in &exposure.world {
-        let nets: Vec<String> = them.who.iter().map(ToString::to_string).collect();
-        let who = match nets.as_slice() {
-            _ if everywhere => "every outside address".to_owned(),
-            _ if wide => nets.join(","),
-            _ => table::brief(&nets.join(",")),
-        };
-        lines.push(Line::of("world", them, who));
-    }
-    for them in &exposure.nodes {
-        let names: Vec<String> = them.who.iter().map(|name| format!("node:{name}")).collect();
-        lines.push(Line::of("nodes", them, some_of(&names, wide)));
-    }
-    for them in &exposure.cluster {
-        let names: Vec<String> = them.who.iter().map(ToString::to_string).collect();
-        lines.push(Line::of("cluster", them, some_of(&names, wide)));
-    }
-    match &exposure.future {
-        Ok(future) => {
-            let only = future.len() == 1;
-            for them in future {
-                lines.push(Line::of("future", them, newcomers(&them.who, only, wide)));
-            }
-        }
-        Err(error) => lines.push(Line {
-            audience: "future",
-            who: "new pods".to_owned(),
-            word: Word::Unknown,
-            ports: "unknown".to_owned(),
-            because: format!("because {error}"),
-        }),
-    }
-    lines
-}
-
-fn newcomers(them: &[Newcomer], only: bool, wide: bool) -> String {
+fn newcomers(them: &[Rc<Newcomer>], only: bool, wide: bool) -> String {
     if only {
         return "every new pod, also in new namespaces".to_owned();
     }
-    let names: Vec<String> = them.iter().map(|one| one.words.clone()).collect();
-    some_of(&names, wide)
+    let names = them.iter().map(|one| one.words.clone());
+    some_of(names, them.len(), wide)
 }
 
-fn some_of(names: &[String], wide: bool) -> String {
-    match names {
-        [a, b, rest @ ..] if rest.len() > 1 && !wide => {
-            format!("{a}, {b} and {} more", rest.len())
-        }
-        names => names.join(", "),
+/// The names, all of them if `wide`.
+fn some_of(mut names: impl Iterator<Item = String>, count: usize, wide: bool) -> String {
+    if wide || count < 4 {
+        return names.collect::<Vec<_>>().join(", ");
     }
+    let first: Vec<String> = names.by_ref().take(2).collect();
+    format!("{} and {} more", first.join(", "), count - first.len())
 }
 
 fn spell(reach: &Reach) -> String {
@@ -159,7 +284,8 @@ fn because<W>(them: &Audience<W>) -> String {
         Verdict::Allow
     };
     let fitting = || {
-        let fits = |part: &&Because| part.decision.verdict == wanted && !is_nothing(&part.ports);
+        let fits =
+            |part: &&Rc<Because>| part.decision.verdict == wanted && !is_nothing(&part.ports);
         them.because.iter().filter(fits)
     };
     let telling = fitting()
@@ -179,46 +305,6 @@ fn because<W>(them: &Audience<W>) -> String {
         Some(_) => "no policy selects it".to_owned(),
         None => String::new(),
     }
-}
-
-fn page(subject: &Subject, wide: bool) -> String {
-    let lines = lines(subject, wide);
-    let mut words = Vec::new();
-    for audience in ["world", "nodes", "cluster", "future"] {
-        let own = lines.iter().filter(|line| line.audience == audience);
-        let own: Vec<Word> = own.map(|line| line.word).collect();
-        if !own.is_empty() {
-            let word = Word::of_all(own).as_str().to_uppercase();
-            words.push(format!("{audience} {word}"));
-        }
-    }
-    let name = plain::line(&subject.name);
-    let mut text = format!("{name}   {}\n", words.join(", "));
-    let mut rows: Vec<Vec<String>> = lines
-        .into_iter()
-        .map(|line| vec![line.audience.to_owned(), line.ports, line.who, line.because])
-        .collect();
-    for door in &subject.exposure.doors {
-        let (passage, why) = passage(door);
-        let place = door.at.as_ref().map(ToString::to_string);
-        let place = place.unwrap_or_default();
-        let why = [why, place];
-        let why: Vec<&str> = why
-            .iter()
-            .map(String::as_str)
-            .filter(|it| !it.is_empty())
-            .collect();
-        rows.push(vec![
-            "through".to_owned(),
-            passage.to_owned(),
-            route(door),
-            why.join("  "),
-        ]);
-    }
-    text.push_str(&table::columns(&rows, "  "));
-    let way = way_in(subject.way.as_ref(), wide);
-    let _ = writeln!(text, "  way in   {}", plain::line(&way));
-    text
 }
 
 /// `allowed`, `sometimes`, `not allowed`, `unknown`, and why.
@@ -263,54 +349,4 @@ fn route(door: &Door) -> String {
         let _ = write!(text, " -> {protocol}/{target}");
     }
     text
-}
-
-fn way_in(way: Option<&Way>, wide: bool) -> String {
-    let Some(way) = way else {
-        return "none from outside, not even through others".to_owned();
-    };
-    let called = |pods: &[policy_compiler::model::PodKey]| {
-        let names: Vec<String> = pods.iter().map(ToString::to_string).collect();
-        some_of(&names, wide)
-    };
-    let mut text = "outside".to_owned();
-    for hop in &way.hops {
-        let _ = write!(text, " -> {} {}", called(&hop.to), spell_ports(&hop.ports));
-    }
-    if !way.certain {
-        text.push_str("; whether it is open is unknown");
-    }
-    for cut in &way.cut_points {
-        let _ = write!(text, "; every way passes {}", called(cut));
-    }
-    text
-}
-
-fn rows(subjects: &[Subject]) -> Vec<Vec<String>> {
-    let head = ["workload", "audience", "who", "verdict", "ports", "because"];
-    let mut rows = vec![head.map(str::to_owned).to_vec()];
-    for subject in subjects {
-        for line in lines(subject, true) {
-            rows.push(vec![
-                subject.name.clone(),
-                line.audience.to_owned(),
-                line.who,
-                line.word.as_str().to_owned(),
-                line.ports,
-                line.because,
-            ]);
-        }
-        for door in &subject.exposure.doors {
-            let (passage, why) = passage(door);
-            rows.push(vec![
-                subject.name.clone(),
-                "through".to_owned(),
-                route(door),
-                json::passage_name(door).to_owned(),
-                passage.to_owned(),
-                why,
-            ]);
-        }
-    }
-    rows
 }
