@@ -25,13 +25,23 @@ pub fn run(io: &Io<'_>) -> anyhow::Result<ExitStatus> {
         return Ok(ExitStatus::Usage);
     };
     let evaluator = world.evaluator();
-    let matrix = Matrix::new(&evaluator, &PortQuery::All, true)
-        .merged(|endpoint| super::matrix::workload_of(&world, endpoint));
-    let picture = Picture::of(&matrix);
+    let matrix = || Matrix::new(&evaluator, &PortQuery::All, true);
+    let picture =
+        Picture::of(&matrix().merged(|endpoint| super::matrix::workload_of(&world, endpoint)));
     io.answer(&match format {
         Format::Mermaid => picture.mermaid(),
         Format::Svg => picture.svg(),
-        Format::Html => report::page(&world, &evaluator, &picture.svg())?,
+        Format::Html => {
+            let small = |picture: &Picture| picture.edges.len() <= MOST_EDGES;
+            let shown = if small(&picture) {
+                Some((picture.svg(), false))
+            } else {
+                let of_namespaces = Picture::of(&matrix().merged(super::matrix::namespace_of));
+                small(&of_namespaces).then(|| (of_namespaces.svg(), true))
+            };
+            let shown = shown.map(|(svg, by_namespace)| report::Shown { svg, by_namespace });
+            report::page(&world, &evaluator, shown)?
+        }
         Format::Text | Format::Dot => picture.dot(),
     })?;
     let unknown = picture.edges.iter().any(|edge| edge.unknown);
@@ -42,6 +52,9 @@ pub fn run(io: &Io<'_>) -> anyhow::Result<ExitStatus> {
     };
     Ok(known.max(world.status()))
 }
+
+/// Arrows that a reader, and a browser, can still follow.
+const MOST_EDGES: usize = 3_000;
 
 /// The formats of a picture: text is Graphviz.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

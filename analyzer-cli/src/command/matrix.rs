@@ -21,7 +21,7 @@ use crate::{
     flow::{PortQuery, is_nothing},
 };
 
-pub use classes::{Matrix, alike, workload_of};
+pub use classes::{Matrix, alike, namespace_of, workload_of};
 
 /// Runs `matrix`.
 pub fn run(io: &Io<'_>, args: &MatrixArgs) -> anyhow::Result<ExitStatus> {
