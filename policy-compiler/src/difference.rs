@@ -20,8 +20,8 @@ use ipnet::IpNet;
 
 use crate::{
     compile::hash::FastMap,
-    model::{Family, PortRange, Protocol, family_of},
-    partial::{Alike, Evaluator, Party},
+    model::{Direction, Family, PortRange, Protocol, family_of},
+    partial::{Alike, Evaluator, Grid, Party},
     portmap::PortSet,
     ranges::{self, Range},
     symbolic::Symbols,
@@ -281,10 +281,13 @@ impl<'a, 's> OneFamily<'a, 's> {
     }
 
     fn compare(&self, family: usize, grouped: &mut Grouped) {
-        let [before, after] = [0, 1].map(|side| {
+        let grids = [0, 1].map(|side| {
             let parties: Vec<&Party> = self.groups.iter().map(|it| &it.party[side]).collect();
             self.comparer.sides()[side].grid(&parties)
         });
+        let egress = Constant::of(self, Direction::Egress, &grids);
+        let ingress = Constant::of(self, Direction::Ingress, &grids);
+        let [before, after] = &grids;
         let mut known: FastMap<Seen, Vec<What>> = FastMap::default();
         let numbered = || self.groups.iter().zip(&self.numbers).enumerate();
         for (to, (destination, to_number)) in numbered() {
@@ -297,6 +300,8 @@ impl<'a, 's> OneFamily<'a, 's> {
                 let found = if from == to {
                     inside = compare();
                     &inside
+                } else if egress.holds(from, to) && ingress.holds(to, from) {
+                    continue;
                 } else {
                     let seen = Seen {
                         alike: [before.alike(from, to), after.alike(from, to)],
@@ -324,6 +329,67 @@ impl<'a, 's> OneFamily<'a, 's> {
         found
             .find(|it| What::of(it) == merged.what)
             .map(|it| it.witness)
+    }
+}
+
+/// One direction: which subjects certainly say the same of which peers before and after, whatever facts
+/// are missing. A connection between two ends that both do so gets the same verdict.
+struct Constant {
+    /// By subject.
+    role_of: Vec<usize>,
+    /// By role and peer.
+    holds: Vec<Vec<bool>>,
+}
+
+impl Constant {
+    /// Asks once for all subjects and peers that neither side tells apart.
+    fn of(seen: &OneFamily<'_, '_>, direction: Direction, grids: &[Grid; 2]) -> Self {
+        let groups = &seen.groups;
+        let alike = |subject: usize, peer: usize| {
+            let (from, to, way) = match direction {
+                Direction::Egress => (subject, peer, 0),
+                Direction::Ingress => (peer, subject, 1),
+            };
+            grids
+                .each_ref()
+                .map(|grid| grid.alike(from, to).get(way).copied().flatten())
+        };
+        let mut roles = FastMap::default();
+        let mut constant = Self {
+            role_of: Vec::with_capacity(groups.len()),
+            holds: Vec::new(),
+        };
+        for (number, subject) in groups.iter().enumerate() {
+            let role = alike(number, number).map(|side| side.map(|(role, _)| role));
+            let next = constant.holds.len();
+            let role = *roles
+                .entry((role, seen.comparer.is_open(subject)))
+                .or_insert(next);
+            constant.role_of.push(role);
+            if role < next {
+                continue;
+            }
+            let mut known = FastMap::default();
+            let holds = groups.iter().enumerate().map(|(place, peer)| {
+                let look = (alike(number, place), seen.comparer.is_open(peer));
+                *known.entry(look).or_insert_with(|| {
+                    // Two replicas of one kind say of each other what they say of others of the kind.
+                    let siblings =
+                        (place == number).then(|| peer.party.each_ref().map(Party::sibling));
+                    let peer = siblings.as_ref().unwrap_or(&peer.party);
+                    seen.comparer.is_constant(direction, &subject.party, peer)
+                })
+            });
+            let holds = holds.collect();
+            constant.holds.push(holds);
+        }
+        constant
+    }
+
+    fn holds(&self, subject: usize, peer: usize) -> bool {
+        let role = self.role_of.get(subject);
+        let holds = role.and_then(|role| self.holds.get(*role)?.get(peer));
+        holds.copied().unwrap_or(false)
     }
 }
 

@@ -146,6 +146,41 @@ impl Comparer<'_, '_> {
         found.finish(new(source) || new(destination), through_service, decide)
     }
 
+    /// Whether one direction certainly says the same before and after, whatever facts are missing and
+    /// whatever ports of a pod to come are called.
+    pub(super) fn is_constant(&self, direction: Direction, subject: &Pair, peer: &Pair) -> bool {
+        let destination = match direction {
+            Direction::Egress => peer,
+            Direction::Ingress => subject,
+        };
+        let names = if self.is_symbol(&destination[0].asked) {
+            let mut names = Collected::default();
+            self.collect(direction, subject, peer, destination, &mut names);
+            names.into()
+        } else {
+            Names::default()
+        };
+        if names.names.len() > MOST_NAMES {
+            return false;
+        }
+        (0..1_u32 << names.names.len()).all(|subset| {
+            let target = names.declared_by(destination, subset);
+            let (subject, peer) = match direction {
+                Direction::Egress => (subject, &target),
+                Direction::Ingress => (&target, peer),
+            };
+            let variants = self.variants(direction, subject, peer, false);
+            variants.iter().all(|variant| {
+                let verdicts = variant
+                    .outcomes
+                    .each_ref()
+                    .map(|it| it.map(Outcome::verdict));
+                let [before, after] = &verdicts;
+                before == after && before.runs().iter().all(|(_, verdict)| verdict.is_some())
+            })
+        })
+    }
+
     /// What decides at a port before and after, as far as that is known.
     fn decisions(
         &self,
@@ -284,30 +319,39 @@ impl Comparer<'_, '_> {
 
     /// The names that rules between two ends give to ports, and where ports are cut by number.
     fn names(&self, source: &Pair, destination: &Pair) -> Names {
-        let mut names: BTreeSet<Arc<str>> = BTreeSet::new();
-        let mut keys: BTreeSet<(Protocol, u16)> = BTreeSet::new();
+        let mut names = Collected::default();
+        let mut of = |direction, subject, peer| {
+            self.collect(direction, subject, peer, destination, &mut names);
+        };
+        of(Direction::Egress, source, destination);
+        of(Direction::Ingress, destination, source);
+        names.into()
+    }
+
+    /// Those of one direction.
+    fn collect(
+        &self,
+        direction: Direction,
+        subject: &Pair,
+        peer: &Pair,
+        destination: &Pair,
+        found: &mut Collected,
+    ) {
         for (side, evaluator) in self.sides().into_iter().enumerate() {
-            let (source, destination) = (&source[side], &destination[side]);
-            let ways = [
-                (Direction::Egress, source, destination),
-                (Direction::Ingress, destination, source),
-            ];
-            for (direction, subject, peer) in ways {
-                for rule in subject.rules(direction) {
-                    if evaluator.conditions(rule, peer, destination).0 == Tri::No {
-                        continue;
-                    }
-                    let ports = &evaluator.rule(rule).ports;
-                    names.extend(ports.names.iter().map(|(_, name)| name.clone()));
-                    let cuts = ports.fixed.segments();
-                    keys.extend(cuts.map(|segment| (segment.protocol, segment.ports.start)));
+            for rule in subject[side].rules(direction) {
+                let holds = evaluator
+                    .conditions(rule, &peer[side], &destination[side])
+                    .0;
+                if holds == Tri::No {
+                    continue;
                 }
+                let ports = &evaluator.rule(rule).ports;
+                let names = ports.names.iter().map(|(_, name)| name.clone());
+                found.names.extend(names);
+                let cuts = ports.fixed.segments();
+                let cuts = cuts.map(|segment| (segment.protocol, segment.ports.start));
+                found.keys.extend(cuts);
             }
-        }
-        keys.retain(|(protocol, _)| *protocol != Protocol::Other);
-        Names {
-            names: names.into_iter().collect(),
-            keys: keys.into_iter().collect(),
         }
     }
 
@@ -328,6 +372,24 @@ impl Comparer<'_, '_> {
         match end {
             Endpoint::Pod(key) => self.symbols.contains(key),
             Endpoint::Node(_) | Endpoint::Address(_) => false,
+        }
+    }
+}
+
+/// Names of ports, and where ports are cut, as rules name them.
+#[derive(Default)]
+struct Collected {
+    names: BTreeSet<Arc<str>>,
+    keys: BTreeSet<(Protocol, u16)>,
+}
+
+impl From<Collected> for Names {
+    fn from(found: Collected) -> Self {
+        let mut keys = found.keys;
+        keys.retain(|(protocol, _)| *protocol != Protocol::Other);
+        Self {
+            names: found.names.into_iter().collect(),
+            keys: keys.into_iter().collect(),
         }
     }
 }
