@@ -63,8 +63,7 @@ const SHAPES: [Shape; 4] = [
         workloads: 1_000,
         replicas: 10,
         policies: 2_000,
-        // Exposure names every pod for every workload: two gigabytes here, and minutes.
-        commands: &["read", "why", "matrix", "diff", "lint"],
+        commands: &["read", "why", "matrix", "html", "diff", "lint", "exposure"],
     },
     Shape {
         size: "large",
@@ -76,8 +75,8 @@ const SHAPES: [Shape; 4] = [
 ];
 
 /// Every command, reading first: the others are compared with it.
-const ALL: [&str; 8] = [
-    "read", "why", "matrix", "expanded", "html", "diff", "lint", "exposure",
+const ALL: [&str; 9] = [
+    "read", "why", "matrix", "expanded", "html", "diff", "lint", "exposure", "migrate",
 ];
 
 /// What one run took.
@@ -133,6 +132,7 @@ fn measure(folder: &Path, shape: &Shape, rounds: usize, lines: &mut Vec<String>)
     let text = String::from_utf8(generated.stdout).expect("manifests are text");
     let cluster = file(folder, "cluster.yaml", &text);
     let changed = file(folder, "changed.yaml", &edited(&text));
+    let guards = file(folder, "guards.yaml", &guards());
     let arguments = |command: &str| match command {
         "read" => vec!["-f", &cluster, "names", "--namespaces"],
         "why" => vec!["-f", &cluster, "why", "ns-0/w0-0", "ns-1/w1-0", "-o=json"],
@@ -142,6 +142,7 @@ fn measure(folder: &Path, shape: &Shape, rounds: usize, lines: &mut Vec<String>)
         "diff" => vec!["diff", &cluster, &changed, "-o=json"],
         "lint" => vec!["-f", &cluster, "lint", "--fail-on=never", "-o=json"],
         "exposure" => vec!["-f", &cluster, "exposure", "-o=json"],
+        "migrate" => vec!["-f", &cluster, "-f", &guards, "migrate", "-o=json"],
         other => unreachable!("{other} is no command to measure"),
     };
     let mut costs: Vec<Vec<Cost>> = vec![Vec::new(); shape.commands.len()];
@@ -212,6 +213,30 @@ fn edited(text: &str) -> String {
         _ => object.to_owned(),
     });
     edited.collect::<Vec<_>>().join("---\n")
+}
+
+/// AdminNetworkPolicies between the teams of the cluster, for `migrate` to replace.
+fn guards() -> String {
+    let guard = |team: usize| {
+        let peer = |by: usize| {
+            format!(
+                "namespaces: {{matchLabels: {{team: t{}}}}}",
+                (team + by) % 8
+            )
+        };
+        format!(
+            "---\napiVersion: policy.networking.k8s.io/v1alpha1\nkind: AdminNetworkPolicy\n\
+             metadata: {{name: guard-{team}}}\nspec:\n  priority: {team}\n  subject: {{{}}}\n  ingress:\n  \
+             - {{action: Allow, from: [{{{}}}], ports: [{{portNumber: {{protocol: TCP, port: 8001}}}}]}}\n  \
+             - {{action: Pass, from: [{{{}}}]}}\n  \
+             - {{action: Deny, from: [{{{}}}]}}\n",
+            peer(0),
+            peer(1),
+            peer(2),
+            peer(3),
+        )
+    };
+    (0..8).map(guard).collect()
 }
 
 /// Runs the program to its end.
