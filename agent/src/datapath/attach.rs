@@ -192,7 +192,10 @@ pub(super) fn is_gated(pins: &Pins, attachment: Attachment, hook: Hook, ifindex:
                 let names = programs.iter().filter_map(|program| program.name_as_str());
                 names.into_iter().any(gate::is_program)
             }),
-        Attachment::Clsact => gate::is_marked(pins, ifindex),
+        // A gate that came too late leaves its mark, too; what is not there it has not closed.
+        Attachment::Clsact => {
+            gate::is_marked(pins, ifindex) && guard(attachment, hook, ifindex).is_some()
+        }
     }
 }
 

@@ -94,6 +94,12 @@ fn what_a_gate_closes_the_datapath_takes_over_or_opens() {
         // A gate that comes late changes nothing, unless the interface leads elsewhere by now.
         close(&mut closer, false);
         assert_eq!(programs(here, attachment), ours);
+        // What the datapath has put there is its own to repair.
+        if attachment == Attachment::Clsact {
+            super::updates::tc("filter del dev pod ingress");
+            datapath.maintain().unwrap();
+            assert_eq!(programs(here, attachment), ours);
+        }
         close(&mut closer, true);
         assert_eq!(programs(here, attachment), gate);
         // Forgetting what had the number before opens nothing.

@@ -394,7 +394,7 @@ fn programs_of_others_ahead_of_ours_are_noticed() {
 }
 
 /// What `tc` says.
-fn tc(arguments: &str) -> String {
+pub(crate) fn tc(arguments: &str) -> String {
     let output = std::process::Command::new("tc")
         .args(arguments.split_whitespace())
         .output()
