@@ -2,6 +2,7 @@
 //! Does one rule match everything another does, in every cluster? Proofs over selectors, blocks and
 //! ports, not over the pods that happen to exist.
 
+mod fewest;
 mod pieces;
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -245,21 +246,22 @@ impl Matched {
         self.atoms.is_empty() || self.ports.is_empty()
     }
 
-    /// The positions of some of `others` that together match all of this, sorted, of which none can be
-    /// left out; `None` if they do not, or if it takes too many pieces to tell.
+    /// The positions of the fewest of `others` that together match all of this, sorted; `None` if they do
+    /// not, or if it takes too many pieces to tell. Where the search for fewer takes too long, none of
+    /// what is found can be left out.
     pub(super) fn covered_by<'m>(
         &self,
         others: impl Iterator<Item = (usize, &'m Self)>,
     ) -> Option<Vec<usize>> {
         let others: Vec<(usize, &Self)> = others.collect();
-        let found = fewest(&self.ports, &self.pieces(&others, false)?);
+        let found = fewest::of(&self.ports, &self.pieces(&others, false)?);
         if found.len() < 2 {
             // Nothing is covered by nothing, which is no other rule's doing.
             return (!found.is_empty()).then_some(found);
         }
         // What matches part of an atom only may make others needless.
         let fine = self.pieces(&others, true);
-        Some(fine.map_or(found, |fine| fewest(&self.ports, &fine)))
+        Some(fine.map_or(found, |fine| fewest::of(&self.ports, &fine)))
     }
 
     /// What covers each piece of this, as coarse as possible or as `fine`; `None` if something is left
@@ -306,41 +308,6 @@ impl Matched {
                 .iter()
                 .any(|a| that.atoms.iter().any(|b| atoms(a, b)))
     }
-}
-
-/// Of what covers each piece on the ports `of`, as little as covers all of them: none can be left out.
-fn fewest(of: &Ports, pieces: &[Vec<(usize, &Ports)>]) -> Vec<usize> {
-    let mut used: BTreeSet<usize> = BTreeSet::new();
-    for covering in pieces {
-        let alone = |(_, ports): &&(usize, &Ports)| of.minus(ports).is_empty();
-        let mut alone = covering.iter().filter(alone).peekable();
-        if let Some((first, _)) = alone.peek().copied() {
-            // One that does it alone is the smallest explanation, and one is enough for many pieces.
-            if !alone.any(|(at, _)| used.contains(at)) {
-                used.insert(*first);
-            }
-            continue;
-        }
-        let mut left = of.clone();
-        for (at, ports) in covering {
-            let after = left.minus(ports);
-            if after != left {
-                used.insert(*at);
-                left = after;
-            }
-        }
-    }
-    for at in used.clone().into_iter().rev() {
-        let others = |covering: &Vec<(usize, &Ports)>| {
-            let others = covering.iter().filter(|(other, _)| *other != at);
-            let others = others.filter(|(other, _)| used.contains(other)).copied();
-            of.left_by(&others.collect::<Vec<_>>()).is_empty()
-        };
-        if pieces.iter().all(others) {
-            used.remove(&at);
-        }
-    }
-    used.into_iter().collect()
 }
 
 /// Whether every pod `narrow` selects is selected by `wide`.

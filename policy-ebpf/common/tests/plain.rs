@@ -403,20 +403,28 @@ prop_compose! {
     }
 }
 
-fn source() -> impl Strategy<Value = Source> {
-    prop_oneof![
+/// A direction, and the source that packets of it may have.
+fn side() -> impl Strategy<Value = (Direction, Source)> {
+    let source = prop_oneof![
         4 => Just(Source::Address),
         1 => Just(Source::Host),
         1 => Just(Source::Own),
         2 => (0..3_u32).prop_map(Source::Slot),
-    ]
+    ];
+    (source, any::<bool>()).prop_map(|(source, ingress)| {
+        if ingress {
+            (Direction::Ingress, source)
+        } else {
+            (Direction::Egress, Source::Address)
+        }
+    })
 }
 
 #[test]
 fn the_short_way_judges_and_remembers_as_the_long_one_does() {
     let finals = RefCell::new(BTreeMap::<Outcome, u32>::new());
     let settled = RefCell::new(BTreeMap::<Outcome, u32>::new());
-    let given = (plain(), world(), pod(), source(), any::<bool>(), 0..2_u32);
+    let given = (plain(), world(), pod(), side(), 0..2_u32);
     let runs = Runs::default();
     let enough = runs.cases >= 256;
     let mut runner = TestRunner::new(Runs {
@@ -425,12 +433,7 @@ fn the_short_way_judges_and_remembers_as_the_long_one_does() {
     });
     let result = runner.run(
         &given,
-        |(frame, world, (endpoint, config), source, ingress, bank)| {
-            let (direction, source) = if ingress {
-                (Direction::Ingress, source)
-            } else {
-                (Direction::Egress, Source::Address)
-            };
+        |(frame, world, (endpoint, config), (direction, source), bank)| {
             let packet = short(&frame, ether_type(&frame)).expect("the frame is plain");
             let court = Court {
                 world: &world,
@@ -484,14 +487,8 @@ fn the_short_way_judges_and_remembers_as_the_long_one_does() {
 #[test]
 fn of_what_opens_nothing_a_pod_without_policies_knows_nothing() {
     let passed = Counter::new(0);
-    let given = (
-        prop_oneof![plain(), odd()],
-        world(),
-        pod(),
-        source(),
-        any::<bool>(),
-        0..2_u32,
-    );
+    let frame = prop_oneof![plain(), odd()];
+    let given = (frame, world(), pod(), side(), 0..2_u32);
     let runs = Runs::default();
     let enough = runs.cases >= 256;
     let mut runner = TestRunner::new(Runs {
@@ -500,12 +497,7 @@ fn of_what_opens_nothing_a_pod_without_policies_knows_nothing() {
     });
     let result = runner.run(
         &given,
-        |(frame, world, (endpoint, config), source, ingress, bank)| {
-            let (direction, source) = if ingress {
-                (Direction::Ingress, source)
-            } else {
-                (Direction::Egress, Source::Address)
-            };
+        |(frame, world, (endpoint, config), (direction, source), bank)| {
             // The tables of one bank concern the pod, those of the other one may.
             let mut rows = [1; 2];
             if endpoint.own4[0] % 8 != 0 {
