@@ -48,6 +48,8 @@ pub enum Kind {
     DistinctLabels,
     /// Every policy has address blocks of its own with nested exceptions.
     DistinctBlocks,
+    /// More than a third of the pods are peers of nearly every policy: 35,000 of 100,000.
+    Crowd,
 }
 
 const PODS_PER_NAMESPACE: u32 = 100;
@@ -61,7 +63,12 @@ pub fn grid(most: u32) -> impl Iterator<Item = (String, Shape)> {
         (10_000, 10_000),
         (100_000, 10_000),
     ];
-    let kinds = [Kind::Realistic, Kind::DistinctLabels, Kind::DistinctBlocks];
+    let kinds = [
+        Kind::Realistic,
+        Kind::DistinctLabels,
+        Kind::DistinctBlocks,
+        Kind::Crowd,
+    ];
     let sizes = sizes.into_iter().filter(move |(pods, _)| *pods <= most);
     let grid = sizes.flat_map(move |(pods, policies)| kinds.map(|kind| (pods, policies, kind)));
     grid.map(|(pods, policies, kind)| {
@@ -160,6 +167,9 @@ fn pod(index: u32, nodes: u32, kind: Kind) -> Pod {
     }
     if kind == Kind::DistinctLabels {
         labels.insert("identity".into(), format!("id-{index}").into());
+    }
+    if kind == Kind::Crowd && index % 20 < 7 {
+        labels.insert("crowd".into(), "yes".into());
     }
     let [_, a, b, c] = index.to_be_bytes();
     Pod {
@@ -279,6 +289,12 @@ fn network_peer(
         return NetworkPeer::Pods {
             namespaces: Some(Selector::default()),
             pods: equals("identity", &format!("id-{identity}")),
+        };
+    }
+    if kind == Kind::Crowd && random.below(2) == 0 {
+        return NetworkPeer::Pods {
+            namespaces: Some(Selector::default()),
+            pods: equals("crowd", "yes"),
         };
     }
     match random.below(10) {
