@@ -33,7 +33,7 @@ const WORLD: &str = "192.0.2.1";
 const OWN: &str = "192.0.2.41";
 
 /// The node's `eth0`, and the world at its other end.
-fn connect(node: &Node) -> (u32, Netns) {
+pub(crate) fn connect(node: &Node) -> (u32, Netns) {
     let world = node.outside("world");
     let [inside, outside] = [&node.netns, &world].map(|netns| Netlink::open(netns).unwrap());
     inside.add_veth("eth0", "n1", &world).unwrap();

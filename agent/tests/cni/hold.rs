@@ -8,7 +8,7 @@ use agent::{
     bundle::Bundle,
     engine::Settings,
     folder::{self, Options, Running},
-    net::{Netlink, Netns},
+    net::Netns,
     run::kernel,
 };
 use serde_json::{Value, json};
@@ -197,12 +197,7 @@ fn an_interface_without_an_end_on_the_node_is_refused() {
     let Some(node) = Node::new("endless") else {
         return;
     };
-    let links = Netlink::open(&node.netns).unwrap();
-    links
-        .add_veth("eth0", "eth0", &node.outside("world"))
-        .unwrap();
-    let eth0 = links.link_named("eth0").unwrap().unwrap().index;
-    links.set_up(eth0).unwrap();
+    container::connect(&node);
     let manifests = folder_of_pods(&["web"]);
     let _running = agent(&node, &manifests, &datapath(&node));
     let ipam = node.ipam("10.46.5.0/24");

@@ -6,7 +6,10 @@ use std::collections::BTreeSet;
 use agent::net::{HostLinks, Netlink, Netns};
 use serde_json::{Value, json};
 
-use crate::node::{NODE, Node, answers, comes_to_answer, key};
+use crate::{
+    container::connect,
+    node::{NODE, Node, answers, comes_to_answer, key},
+};
 
 const NOBODY_REACHES_API: &str = "
 apiVersion: networking.k8s.io/v1
@@ -138,15 +141,11 @@ fn macvlan_has_no_end_to_police() {
     let Some(mut node) = Node::new("macvlan") else {
         return;
     };
-    let links = Netlink::open(&node.netns).unwrap();
-    links
-        .add_veth("eth0", "eth0", &node.outside("world"))
-        .unwrap();
-    let eth0 = links.link_named("eth0").unwrap().unwrap().index;
-    links
+    let (eth0, _world) = connect(&node);
+    Netlink::open(&node.netns)
+        .unwrap()
         .add_address(eth0, "192.0.2.42/24".parse().unwrap())
         .unwrap();
-    links.set_up(eth0).unwrap();
     let plugin = json!({"type": "macvlan", "master": "eth0", "ipam": node.ipam("10.45.5.0/24")});
     node.add_pod("api", &[plugin]);
     let found = node.find(&["192.0.2.42"]);
